@@ -1,0 +1,55 @@
+"""What every test gets: async tests under trio, deadlines instead of sleeps, and a log that must stay clean."""
+
+import inspect
+import logging
+import re
+from collections.abc import Generator
+
+import pytest
+import trio
+
+from tests.deadline import eventually, eventually_async
+
+__all__ = ["eventually", "eventually_async"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run `async def` tests under trio."""
+    test = pyfuncitem.obj
+    if not inspect.iscoroutinefunction(test):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+
+    async def run() -> None:
+        await test(**arguments)
+
+    trio.run(run)
+    return True
+
+
+class _Collector(logging.Handler):
+    """Keeps what the logger `jfs` said at WARNING and above."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.levelname}: {record.getMessage()}")
+
+
+@pytest.fixture(autouse=True)
+def clean_log(request: pytest.FixtureRequest) -> Generator[None, None, None]:
+    """Fail a test that logs a warning or an error under `jfs` which its `logs` mark does not name."""
+    expected = [pattern for mark in request.node.iter_markers("logs") for pattern in mark.args]
+    collector = _Collector()
+    logger = logging.getLogger("jfs")
+    logger.addHandler(collector)
+    try:
+        yield
+    finally:
+        logger.removeHandler(collector)
+    unexpected = [line for line in collector.lines if not any(re.search(pattern, line) for pattern in expected)]
+    if unexpected:
+        pytest.fail("unexpected log lines:\n" + "\n".join(unexpected), pytrace=False)

@@ -1,0 +1,29 @@
+"""The waiting helpers of the suite itself."""
+
+import pytest
+import trio
+import trio.testing
+
+from tests.deadline import eventually, eventually_async
+
+
+def test_eventually_returns_the_first_true_result() -> None:
+    answers = iter([0, "", "yes"])
+    assert eventually(lambda: next(answers)) == "yes"
+
+
+def test_eventually_names_what_did_not_happen() -> None:
+    with pytest.raises(AssertionError, match=r"not within 0.01 s: the moon"):
+        eventually(lambda: False, 0.01, "the moon", pause=0.001)
+
+
+async def test_eventually_async_waits_for_a_task() -> None:
+    done: list[int] = []
+
+    async def work() -> None:
+        await trio.sleep(0)
+        done.append(1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        assert await eventually_async(lambda: done, 5) == [1]
