@@ -1,0 +1,98 @@
+"""Running an operation in a transaction: the one retry loop, and a way to drive it without an event loop.
+
+An operation is `async def op(tx, ...)`: what comes in are its arguments, what goes out is its result, so it may run again.
+Keyword arguments are bound with `functools.partial`.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
+from errno import EIO
+from typing import Any, Final, TypeVar, TypeVarTuple
+
+from jfs.errors import Conflict, FsError
+from jfs.meta.transaction import Charges, Engine, Transaction
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+log = logging.getLogger(__name__)
+
+# As patient as the peer (50 tries, 40 s), but with short pauses: trying a busy database costs microseconds.
+GIVE_UP_S: Final = 40.0
+LONGEST_PAUSE_S: Final = 0.1
+
+_without_loop: ContextVar[bool] = ContextVar("without_loop", default=False)
+
+
+async def run(
+    engine: Engine, operation: Callable[[Transaction, *Ts], Awaitable[T]], *args: *Ts, write: bool = True
+) -> tuple[T, Charges]:
+    """The operation's result and what it adds to the volume's books, once committed.  Raises what the operation raises."""
+    try:
+        async with engine.transaction(write=write) as tx:
+            result = await operation(tx, *args)
+        return result, tx.charges
+    except Conflict as conflict:
+        first = conflict
+    return await _again(engine, operation, args, write=write, conflict=first)
+
+
+async def read(engine: Engine, operation: Callable[[Transaction, *Ts], Awaitable[T]], *args: *Ts) -> T:
+    """The result of an operation that only reads."""
+    try:
+        async with engine.transaction(write=False) as tx:
+            return await operation(tx, *args)
+    except Conflict as conflict:
+        first = conflict
+    return (await _again(engine, operation, args, write=False, conflict=first))[0]
+
+
+async def _again(
+    engine: Engine,
+    operation: Callable[[Transaction, *Ts], Awaitable[T]],
+    args: tuple[*Ts],
+    *,
+    write: bool,
+    conflict: Conflict,
+) -> tuple[T, Charges]:
+    """Later tries, after pauses that grow from 1 ms; EIO when none succeeded in the time that a system call may hang."""
+    deadline = time.monotonic() + GIVE_UP_S
+    tries = 1
+    while time.monotonic() < deadline:
+        await _pause(min(tries * tries / 1000, LONGEST_PAUSE_S) * random.uniform(0.5, 1.0))
+        try:
+            async with engine.transaction(write=write) as tx:
+                result = await operation(tx, *args)
+            return result, tx.charges
+        except Conflict as again:
+            conflict = again
+            tries += 1
+    name = getattr(operation, "__name__", repr(operation))
+    log.error("transaction %s failed after %d tries: %s", name, tries, conflict)
+    raise FsError(EIO) from conflict
+
+
+async def _pause(seconds: float) -> None:
+    if _without_loop.get():
+        time.sleep(seconds)
+        return
+    import trio  # not at the top: `jfs status` on an embedded engine starts without it
+
+    await trio.sleep(seconds)
+
+
+def run_inline(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Drive a coroutine that waits for nothing but an engine that answers inline, without an event loop."""
+    token = _without_loop.set(True)
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    finally:
+        _without_loop.reset(token)
+    coroutine.close()
+    raise RuntimeError("the coroutine waited for something that needs an event loop")
