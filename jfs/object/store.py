@@ -1,0 +1,60 @@
+"""The contract that every object store keeps.
+
+Calls block: the chunk layer runs them in threads, several at once, so a store must be safe to share between threads.  Keys
+are text without a leading slash, relative to the store's root (a volume's store is a `Prefix` of the bucket's).  Objects are
+immutable in practice: a key is put once with its bytes; putting the same bytes again must be harmless.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import msgspec
+
+Buffer = bytes | bytearray | memoryview
+
+
+class ObjectInfo(msgspec.Struct, frozen=True, gc=False):
+    """An object as listed: key, size in bytes, time of last change in unix seconds."""
+
+    key: str
+    size: int
+    mtime: float
+
+
+class ObjectStore(Protocol):
+    """A bucket, or a part of one."""
+
+    def describe(self) -> str:
+        """A URL to show to people, without secrets, with a trailing slash: `file:///var/jfs/`."""
+        ...
+
+    def create(self) -> None:
+        """Make the bucket if it is missing; harmless if it is there."""
+
+    def local_path(self, key: str) -> str | None:
+        """Where the object's exact bytes are a file of this machine: its path, whether it is there or not; else None."""
+        ...
+
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        """The object's bytes in [offset, offset+length), fewer at its end.  Raises ObjectMissing, StoreError."""
+        ...
+
+    def put(self, key: str, data: Buffer) -> None:
+        """Store the object whole: no reader ever sees a part of it.  Idempotent.  Raises StoreError."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object; one that is missing is success.  Raises StoreError."""
+
+    def head(self, key: str) -> ObjectInfo:
+        """Raises ObjectMissing, StoreError."""
+        ...
+
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
+        """Every object whose key starts with `prefix` and is greater than `after`, in key order."""
+        ...
+
+    def sync(self, keys: Iterable[str]) -> None:
+        """Return once these objects, put before, survive a power cut.  Remote stores: at once, put means stored."""
+
+    def close(self) -> None:
+        """Let go of connections and descriptors."""
