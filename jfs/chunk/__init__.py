@@ -1,0 +1,1 @@
+"""Slices as blocks: names, codec, cache and the block store."""

@@ -1,0 +1,1 @@
+"""Object stores: named, immutable byte strings kept outside."""
