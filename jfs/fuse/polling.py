@@ -1,0 +1,142 @@
+"""How the FUSE workers wait for the next request: poll a little before sleeping.
+
+A round trip through the kernel is mostly sleep and wake-up, not Python.  While requests keep coming, the next one is
+usually a few microseconds away, so the waiting worker polls the descriptor for at most 100 us before it goes to epoll.
+The polling stops by itself: it takes recent hits to earn it, and a few misses in a row lose it.
+
+pyfuse3 finds `trio` in its own module namespace (its asyncio support replaces it there too): `install` puts a stand-in
+there whose `lowlevel.wait_readable` and `Lock` are the ones below and which is trio in everything else.
+"""
+
+import select
+from time import perf_counter_ns
+from types import SimpleNamespace, TracebackType
+from typing import Any, Final
+
+import trio
+from trio.lowlevel import Abort, Task, checkpoint, current_task, reschedule, wait_task_rescheduled
+
+SPIN_NS: Final = 100_000
+"""How long to poll for one request."""
+
+CREDIT_MAX: Final = 16
+MISS_COST: Final = 4
+"""A run of misses this short of the maximum credit ends the polling."""
+
+WARM_NS: Final = 250_000
+"""A request that epoll delivered sooner than this earns credit."""
+
+YIELD_EVERY: Final = 8
+"""Requests served in a row before the other tasks of the loop get a turn."""
+
+TURN_NS: Final = 20_000
+"""While polling, the other tasks of the loop get a turn this often."""
+
+
+class Poller:
+    """Waits for a descriptor to become readable."""
+
+    def __init__(self) -> None:
+        self._polls: dict[int, Any] = {}
+        self._credit = 0
+        self._streak = 0
+        self.hits = 0
+        self.sleeps = 0
+
+    async def wait_readable(self, fd: int) -> None:
+        """As trio's, but polls first; may return without a checkpoint, though not many times in a row."""
+        poll = self._polls.get(fd)
+        if poll is None:
+            poll = self._polls[fd] = select.poll()
+            poll.register(fd, select.POLLIN)
+        poll = poll.poll
+        self._streak += 1
+        if self._streak >= YIELD_EVERY:
+            self._streak = 0
+            await checkpoint()
+        if poll(0):
+            self._hit()
+            return
+        began = perf_counter_ns()
+        if self._credit > 0:
+            end = began + SPIN_NS
+            self._streak = 0
+            turn = began + TURN_NS
+            while (now := perf_counter_ns()) < end:
+                if now >= turn:
+                    await checkpoint()
+                    turn = perf_counter_ns() + TURN_NS
+                if poll(0):
+                    self._hit()
+                    return
+            self._credit -= MISS_COST
+        self._streak = 0
+        self.sleeps += 1
+        await trio.lowlevel.wait_readable(fd)
+        if perf_counter_ns() - began < WARM_NS:
+            self._credit = min(self._credit + 2, CREDIT_MAX)
+
+    def _hit(self) -> None:
+        self.hits += 1
+        if self._credit < CREDIT_MAX:
+            self._credit += 1
+
+
+class ReadLock:
+    """Lets one worker at a time wait for a request; the last worker to let go may take it again at once.
+
+    trio's lock hands over in turn, which costs a task switch per request.  Here a worker that served its request without
+    waiting goes on with the next one; an idle worker, woken at each release, takes over where the former did have to wait.
+    """
+
+    def __init__(self) -> None:
+        self._held = False
+        self._idle: list[Task] = []
+        self._woken = False
+
+    async def __aenter__(self) -> None:
+        while self._held:
+            await self._park()
+        self._held = True
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held = False
+        if self._idle and not self._woken:
+            self._woken = True
+            reschedule(self._idle.pop())
+
+    async def _park(self) -> None:
+        task = current_task()
+        self._idle.append(task)
+
+        def abort(_: Any) -> Abort:
+            self._idle.remove(task)
+            return Abort.SUCCEEDED
+
+        await wait_task_rescheduled(abort)
+        self._woken = False
+
+
+class _LowLevel(SimpleNamespace):
+    """`trio.lowlevel` as pyfuse3 shall see it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(trio.lowlevel, name)
+
+
+class _Trio(SimpleNamespace):
+    """`trio` as pyfuse3 shall see it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(trio, name)
+
+
+def install() -> Poller:
+    """Make pyfuse3's workers wait by a new poller."""
+    import pyfuse3
+
+    poller = Poller()
+    pyfuse3.trio = _Trio(lowlevel=_LowLevel(wait_readable=poller.wait_readable), Lock=ReadLock)
+    return poller
