@@ -1,0 +1,1 @@
+"""Files as users see them: handles, reader, writer, special files."""

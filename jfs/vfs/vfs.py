@@ -1,0 +1,404 @@
+"""The file system as users see it: one method per system call, in terms of credentials, inodes, handles and bytes.
+
+Every failure is an `FsError`.  Names and attributes are the metadata client's; what is added here is the data path, what
+this mount's unflushed writes change about a file's attributes, and the special files of the root directory.
+"""
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import trio
+
+from jfs.chunk.store import BlockStore
+from jfs.errors import CorruptRecord, FsError, StoreError
+from jfs.meta.client import MetaClient, StatFs
+from jfs.meta.inodes import AttrChange
+from jfs.meta.rename import Renamed
+from jfs.meta.types import MAX_FILE_SIZE, ROOT_INO, TRASH_INO, TYPE_DIR, Attr, Cred, Entry, Ino
+from jfs.vfs.access_log import AccessLog
+from jfs.vfs.buffers import BufferPool
+from jfs.vfs.cleaner import Cleaner
+from jfs.vfs.compactor import Compactor
+from jfs.vfs.directories import DirHandle, DirRow
+from jfs.vfs.durability import Durability
+from jfs.vfs.files import OpenFile, OpenFileTable
+from jfs.vfs.handles import Handle, HandleTable
+from jfs.vfs.reader import Reader
+from jfs.vfs.special_files import CONTROL_NAME, SpecialFiles, is_special
+from jfs.vfs.writer import WriteContext
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 0.5
+ACCESS_MODES: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
+TRASH_NAME: Final = b".trash"
+
+
+class VfsOptions(msgspec.Struct, frozen=True):
+    """What a mount's options say about the data path."""
+
+    buffer_size: int = 300 << 20
+    max_readahead: int = 32 << 20
+    put_tries: int = 3
+    compact: bool = True
+    hide_internal: bool = False
+    prefix_internal: bool = False
+    checkpoint_s: float = 10.0
+    config: dict[str, object] = {}
+    """What `.config` shows."""
+
+
+class Vfs:
+    """One mounted volume."""
+
+    def __init__(self, meta: MetaClient, blocks: BlockStore, options: VfsOptions) -> None:
+        self.meta = meta
+        self.blocks = blocks
+        self.options = options
+        self.on_changed: Callable[[Ino], None] = _ignore
+        self.durability = Durability(meta, blocks)
+        self.pool = BufferPool(options.buffer_size, meta.settings.block_size << 10)
+        self.writes = WriteContext(meta, blocks, self.pool, self.durability, options.put_tries)
+        self.files = OpenFileTable(self.writes)
+        self.handles = HandleTable()
+        self.reader = Reader(meta, blocks, options.max_readahead)
+        self.cleaner = Cleaner(meta, blocks, self.durability)
+        self.compactor = Compactor(meta, blocks, self.files)
+        self.access_log = AccessLog(self)
+        self.special = SpecialFiles(
+            self, hidden=options.hide_internal, prefixed=options.prefix_internal, config=options.config
+        )
+        if options.compact and not meta.options.read_only:
+            self.writes.on_records = self.compactor.after_write
+            self.reader.on_records = self.compactor.after_read
+        self._scope = trio.CancelScope()
+        self._running = False
+
+    # -- life
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Everything that goes on in the background; returns after `close`."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.meta.run)
+                nursery.start_soon(self.blocks.run)
+                self.writes.nursery = nursery
+                self._running = True
+                nursery.start_soon(self._flush_old_slices)
+                if not self.meta.options.read_only:
+                    nursery.start_soon(self.cleaner.run)
+                    nursery.start_soon(self._checkpoints)
+                    nursery.start_soon(self.compactor.run)
+                task_status.started()
+                await trio.sleep_forever()
+
+    async def close(self) -> None:
+        """Flush every file, make all of it durable, end the session, stop `run`."""
+        self.compactor.stop()
+        for file in list(self.files):
+            await file.writer.flush()
+        if not self.meta.options.read_only:
+            await self._durable()
+            await self.cleaner.drain()
+        for handle in list(self.handles):
+            await self._let_go(handle)
+        await self.meta.close_session()
+        self._running = False
+        self._scope.cancel()
+        self.pool.close()
+
+    async def _flush_old_slices(self) -> None:
+        while True:
+            await trio.sleep(TICK_S)
+            self.writes.tick()
+            self.pool.trim()
+
+    async def _checkpoints(self) -> None:
+        last = trio.current_time()
+        while True:
+            await trio.sleep(1.0)
+            if self.meta.wants_checkpoint() or trio.current_time() - last >= self.options.checkpoint_s > 0:
+                last = trio.current_time()
+                try:
+                    await self.durability.checkpoint()
+                except (StoreError, OSError) as error:
+                    log.warning("checkpoint failed: %s", error)
+
+    # -- names
+
+    async def lookup(self, cred: Cred, parent: Ino, name: bytes) -> Entry:
+        special = self.special.lookup(parent, name)
+        if special is not None:
+            return special
+        if name == TRASH_NAME and parent == ROOT_INO:
+            return Entry(TRASH_INO, await self.meta.getattr(TRASH_INO))
+        entry = await self.meta.lookup(cred, parent, name)
+        return self._with_unflushed(entry)
+
+    def forget(self, ino: Ino) -> None:
+        """The kernel no longer knows the inode; nothing here is kept for it."""
+
+    async def mknod(self, cred: Cred, parent: Ino, name: bytes, mode: int, rdev: int) -> Entry:
+        self.special.refuse_creation(parent, name)
+        return await self.meta.mknod(cred, parent, name, mode, rdev)
+
+    async def mkdir(self, cred: Cred, parent: Ino, name: bytes, mode: int) -> Entry:
+        self.special.refuse_creation(parent, name)
+        return await self.meta.mkdir(cred, parent, name, mode)
+
+    async def symlink(self, cred: Cred, parent: Ino, name: bytes, target: bytes) -> Entry:
+        self.special.refuse_creation(parent, name)
+        return await self.meta.symlink(cred, parent, name, target)
+
+    async def link(self, cred: Cred, ino: Ino, parent: Ino, name: bytes) -> Entry:
+        if is_special(ino):
+            raise FsError(errno.EPERM)
+        self.special.refuse_creation(parent, name)
+        return self._with_unflushed(await self.meta.link(cred, ino, parent, name))
+
+    async def unlink(self, cred: Cred, parent: Ino, name: bytes) -> None:
+        self.special.refuse_removal(parent, name)
+        await self.meta.unlink(cred, parent, name)
+
+    async def rmdir(self, cred: Cred, parent: Ino, name: bytes) -> None:
+        self.special.refuse_removal(parent, name)
+        await self.meta.rmdir(cred, parent, name)
+
+    async def rename(
+        self, cred: Cred, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int
+    ) -> Renamed:
+        self.special.refuse_removal(parent, name)
+        self.special.refuse_removal(new_parent, new_name)
+        return await self.meta.rename(cred, parent, name, new_parent, new_name, flags)
+
+    async def readlink(self, ino: Ino) -> bytes:
+        return await self.meta.readlink(ino)
+
+    # -- attributes
+
+    async def getattr(self, ino: Ino, fh: int | None = None) -> Attr:
+        if is_special(ino):
+            return self.special.attr(ino)
+        file = self.files.get(ino)
+        try:
+            attr = await self.meta.getattr(ino)
+        except FsError as error:
+            # A directory that is open keeps answering fstat after it is gone, as on a local file system.
+            gone = self.handles.removed_dir(ino) if error.errno == errno.ENOENT else None
+            if gone is None:
+                raise
+            return gone
+        if file is None:
+            return attr
+        self._refresh(file, attr)
+        return file.shown(attr)
+
+    async def setattr(self, cred: Cred, ino: Ino, fh: int | None, change: AttrChange, size: int | None) -> Attr:
+        """Truncate to `size` unless None, then the rest.  A given time must not be overtaken by an older write's."""
+        if is_special(ino):
+            return self.special.attr(ino)
+        attr: Attr | None = None
+        file = self.files.get(ino)
+        if size is not None:
+            handle = self.handles.find(fh)
+            attr = await self._truncate(cred, ino, size, opened=handle is not None and handle.writable)
+        if attr is None or change != NO_CHANGE:
+            if file is not None and file.writer.dirty:
+                await file.writer.flush()
+            attr = await self.meta.setattr(cred, ino, change, opened=fh is not None)
+            if file is not None:
+                file.attr = attr
+        return attr if file is None else file.shown(attr)
+
+    async def _truncate(self, cred: Cred, ino: Ino, size: int, *, opened: bool) -> Attr:
+        """In order with this mount's writes: those before it are committed first, those after it wait."""
+        if size < 0 or size > MAX_FILE_SIZE:
+            raise FsError(errno.EFBIG)
+        file = self.files.get(ino)
+        if file is None:
+            return await self.meta.truncate(cred, ino, size, opened=opened)
+        async with file.writer.paused():
+            await file.writer.flush()
+            attr = await self.meta.truncate(cred, ino, size, opened=opened)
+            file.truncated(attr)
+        return attr
+
+    def _with_unflushed(self, entry: Entry) -> Entry:
+        file = self.files.get(entry.ino)
+        return entry if file is None or not file.writer.dirty else Entry(entry.ino, file.shown(entry.attr))
+
+    def _refresh(self, file: OpenFile, attr: Attr) -> None:
+        if file.refresh(attr):
+            self.on_changed(file.ino)
+
+    async def statfs(self) -> StatFs:
+        return await self.meta.statfs()
+
+    async def getxattr(self, ino: Ino, name: bytes) -> bytes:
+        if is_special(ino):
+            raise FsError(errno.ENODATA)
+        return await self.meta.getxattr(ino, name)
+
+    async def setxattr(self, cred: Cred, ino: Ino, name: bytes, value: bytes, flags: int) -> None:
+        if is_special(ino):
+            raise FsError(errno.EPERM)
+        await self.meta.setxattr(cred, ino, name, value, flags)
+
+    async def listxattr(self, ino: Ino) -> list[bytes]:
+        return [] if is_special(ino) else await self.meta.listxattr(ino)
+
+    async def removexattr(self, cred: Cred, ino: Ino, name: bytes) -> None:
+        if is_special(ino):
+            raise FsError(errno.EPERM)
+        await self.meta.removexattr(cred, ino, name)
+
+    # -- files
+
+    async def create(self, cred: Cred, parent: Ino, name: bytes, mode: int, flags: int) -> tuple[Entry, Handle]:
+        self.special.refuse_creation(parent, name)
+        entry = await self.meta.create(cred, parent, name, mode, flags)
+        file = self.files.enter(entry.ino, entry.attr)
+        handle = self._new_handle(file, flags)
+        if flags & os.O_TRUNC and handle.writable and entry.attr.length:
+            await self._truncate(cred, entry.ino, 0, opened=True)
+        return self._with_unflushed(entry), handle
+
+    async def open(self, cred: Cred, ino: Ino, flags: int) -> Handle:
+        if is_special(ino):
+            return self.handles.add_special(self.special.open(ino, flags))
+        attr = await self.meta.open(cred, ino, flags)
+        file = self.files.get(ino)
+        if file is None:
+            file = self.files.enter(ino, attr)
+        else:
+            file.opens += 1
+            self._refresh(file, attr)
+        handle = self._new_handle(file, flags)
+        if flags & os.O_TRUNC and handle.writable:
+            await self._truncate(cred, ino, 0, opened=True)
+        handle.keep_cache = not handle.direct_io and self.files.unchanged_since_last_open(ino, attr)
+        return handle
+
+    def _new_handle(self, file: OpenFile, flags: int) -> Handle:
+        access = flags & ACCESS_MODES
+        return self.handles.add(
+            file,
+            readable=access != os.O_WRONLY,
+            writable=access != os.O_RDONLY,
+            append=bool(flags & os.O_APPEND),
+        )
+
+    async def read(self, fh: int, offset: int, size: int) -> bytes:
+        handle = self.handles.get(fh)
+        file = handle.file
+        if file is None:
+            return await handle.read_special(offset, size)
+        if not handle.readable:
+            raise FsError(errno.EBADF)
+        try:
+            if offset + size > file.length:
+                self._refresh(file, await self.meta.getattr(file.ino))
+            return await self.reader.read(file, handle, offset, size)
+        except (StoreError, CorruptRecord, OSError) as error:
+            log.error("read inode %d at %d: %s", file.ino, offset, error)
+            raise FsError(errno.EIO) from error
+
+    async def write(self, fh: int, offset: int, data: bytes | memoryview) -> int:
+        handle = self.handles.get(fh)
+        file = handle.file
+        if file is None:
+            return await handle.write_special(offset, data)
+        if not handle.writable:
+            raise FsError(errno.EBADF)
+        size = len(data)
+        if offset + size > MAX_FILE_SIZE:
+            raise FsError(errno.EFBIG)
+        if handle.error_seq != file.writer.error_seq:
+            raise FsError(file.writer.error)
+        if handle.append:
+            offset = max(offset, file.length)
+        await file.writer.write(offset, data)
+        return size
+
+    async def flush(self, fh: int) -> None:
+        """What close(2) waits for: data stored, records committed.  Free for a handle that cannot write."""
+        handle = self.handles.get(fh)
+        file = handle.file
+        if file is None or not handle.writable:
+            return
+        await file.writer.flush()
+        handle.raise_new_error()
+
+    async def fsync(self, fh: int, datasync: bool = False) -> None:
+        """On return everything written to the file, and the file's name, survives a power cut."""
+        handle = self.handles.get(fh)
+        if handle.file is None:
+            return
+        await handle.file.writer.flush()
+        handle.raise_new_error()
+        await self._durable()
+
+    async def _durable(self) -> None:
+        try:
+            await self.durability.sync()
+        except (StoreError, OSError) as error:
+            log.error("sync failed: %s", error)
+            raise FsError(errno.EIO) from error
+
+    async def release(self, fh: int) -> None:
+        await self._let_go(self.handles.get(fh))
+
+    async def _let_go(self, handle: Handle) -> None:
+        self.handles.remove(handle)
+        file = handle.file
+        if file is None:
+            handle.close_special()
+            return
+        if handle.writable:
+            await file.writer.flush()
+        try:
+            await self.meta.close(file.ino)
+        finally:
+            self.files.leave(file)
+
+    # -- directories
+
+    async def opendir(self, cred: Cred, ino: Ino) -> int:
+        attr = await self.meta.getattr(ino)
+        if attr.type != TYPE_DIR:
+            raise FsError(errno.ENOTDIR)
+        special = self.special.listed(ino)
+        if ino == ROOT_INO and not self.options.hide_internal:
+            trash = await self._trash_row()
+            special = [*special, trash] if trash is not None else special
+        return self.handles.add_dir(DirHandle(self.meta, cred, ino, attr, special, self.files))
+
+    async def _trash_row(self) -> tuple[bytes, Ino, Attr] | None:
+        try:
+            return TRASH_NAME, TRASH_INO, await self.meta.getattr(TRASH_INO)
+        except FsError:
+            return None  # the volume keeps no trash
+
+    async def readdir(self, fh: int, offset: int) -> list[DirRow]:
+        """Rows (name, inode, attr or None, offset of the next row) from `offset`; empty at the end."""
+        return await self.handles.directory(fh).rows(offset)
+
+    async def releasedir(self, fh: int) -> None:
+        self.handles.remove_dir(fh)
+
+    async def fsyncdir(self, fh: int, datasync: bool = False) -> None:
+        await self._durable()
+
+
+NO_CHANGE: Final = AttrChange()
+
+
+def _ignore(ino: Ino) -> None:
+    """Nobody caches anything."""
+
+
+__all__ = ["CONTROL_NAME", "Vfs", "VfsOptions"]
