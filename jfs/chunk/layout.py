@@ -5,10 +5,11 @@ whole object can be checked against its own name.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+
+import msgspec
 
 
-class BlockName(NamedTuple):
+class BlockName(msgspec.Struct, frozen=True, gc=False):
     """What a block's key says: the slice, the block's number in it, the block's plain size in bytes."""
 
     id: int

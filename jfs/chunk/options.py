@@ -1,0 +1,26 @@
+"""What can be set about a volume's data, by its settings and by the mount's options."""
+
+import msgspec
+
+
+class ChunkOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes are bytes, times are seconds.  `cache_dirs` empty: no disk cache; ["memory"]: a cache in memory."""
+
+    block_size: int = 4 << 20
+    compression: str = "none"
+    hash_prefix: bool = False
+    uuid: str = ""
+    max_uploads: int = 20
+    max_downloads: int = 200
+    prefetch: int = 1
+    cache_dirs: list[str] = []
+    cache_size: int = 100 << 30
+    cache_items: int = 0
+    cache_mode: int = 0o600
+    free_space_ratio: float = 0.1
+    cache_eviction: str = "2-random"
+    cache_expire: float = 0.0
+    cache_scan_interval: float = 3600.0
+    cache_partial_only: bool = False
+    cache_large_write: bool = False
+    verify_cache_checksum: str = "extend"

@@ -1,0 +1,25 @@
+"""What the data path counts, for `.stats`."""
+
+import msgspec
+
+
+class ObjectCounts(msgspec.Struct):
+    """Requests of one method to the object store."""
+
+    requests: int = 0
+    errors: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+class ChunkStats(msgspec.Struct):
+    """Counters since the mount; threads add to them without a lock, so they may lose a count and never lie by more."""
+
+    hits: int = 0
+    hit_bytes: int = 0
+    misses: int = 0
+    miss_bytes: int = 0
+    uploading: int = 0
+    get: ObjectCounts = msgspec.field(default_factory=ObjectCounts)
+    put: ObjectCounts = msgspec.field(default_factory=ObjectCounts)
+    delete: ObjectCounts = msgspec.field(default_factory=ObjectCounts)

@@ -1,0 +1,351 @@
+"""Slices' bytes, kept as blocks in the object store: read a range, put a block, remove a slice, make puts durable.
+
+Strategy: everything here runs on the trio loop and owns its state there; only calls that may wait (the store, a disk cache,
+compression) go to threads, behind limiters of the user's sizes.  A hop to a thread costs some 50 µs, so what is certain not to
+wait is done at once: `read_now` takes bytes that are in memory already, and a small block goes into a local file inline.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import trio
+
+from jfs.chunk.codec import open_codec
+from jfs.chunk.descriptors import Descriptors
+from jfs.chunk.flights import Flights
+from jfs.chunk.layout import block_key, block_keys, block_length, block_ranges
+from jfs.chunk.memory_cache import BlockCache, MemoryCache
+from jfs.chunk.options import ChunkOptions
+from jfs.chunk.stats import ChunkStats, ObjectCounts
+from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull
+from jfs.object.retry import Retry
+from jfs.object.store import Buffer, ObjectStore
+
+# Up to this size a write(2) into the page cache (150 µs with open and rename) is not worth the hop to a thread.
+INLINE_PUT: Final = 128 << 10
+# Up to this size a read tries the page cache on the loop before it asks a thread.
+INLINE_READ: Final = 256 << 10
+# So many unsynced keys are remembered before the background makes them durable: it bounds memory, not risk.
+MOST_UNSYNCED: Final = 1 << 16
+# A compressed block is decoded whole; the latest few stay in memory so that reading on does not decode them again.
+DECODED_BYTES: Final = 64 << 20
+PREFETCH_QUEUE: Final = 64
+IDLE_SWEEP_S: Final = 30.0
+REMOVE_BATCH: Final = 16
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class _SyncRound:
+    """One flush of the store that several callers may wait for."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.error: StoreError | None = None
+
+
+class BlockStore:
+    """The data of one volume."""
+
+    def __init__(self, store: ObjectStore, options: ChunkOptions, cache: BlockCache | None = None) -> None:
+        self.options = options
+        self.stats = ChunkStats()
+        self._store = store
+        # Inline calls must not sleep between tries, so they go past the patience.
+        self._impatient = store.inner if isinstance(store, Retry) else store
+        self._codec = open_codec(options.compression)
+        self._local = self._codec.plain and store.local_path("") is not None
+        self._cache = cache
+        if cache is None and not self._codec.plain:
+            self._cache = MemoryCache(DECODED_BYTES)
+        self._descriptors = Descriptors()
+        self._flights = Flights()
+        self._uploads = trio.CapacityLimiter(options.max_uploads)
+        self._downloads = trio.CapacityLimiter(options.max_downloads)
+        self._unsynced: set[str] = set()
+        self._many_unsynced = trio.Event()
+        self._sync_round: _SyncRound | None = None
+        self._sync_error: StoreError | None = None
+        self._to_prefetch, self._prefetches = trio.open_memory_channel[tuple[str, int]](PREFETCH_QUEUE)
+
+    # -- reading
+
+    def read_now(self, slice_id: int, size: int, offset: int, length: int) -> bytes | bytearray | None:
+        """The range if it is in memory (a cache's or the kernel's), without waiting; None: use `read`."""
+        if self._cache is None and not self._local:
+            return None
+        block_size = self.options.block_size
+        index, inside = divmod(offset, block_size)
+        if inside + length <= block_size:
+            return self._part_now(slice_id, index, block_length(size, index, block_size), inside, length)
+        parts: list[bytes | bytearray] = []
+        for index, inside, part in block_ranges(offset, length, block_size):
+            data = self._part_now(slice_id, index, block_length(size, index, block_size), inside, part)
+            if data is None:
+                return None
+            parts.append(data)
+        return b"".join(parts)
+
+    def _part_now(self, slice_id: int, index: int, size: int, inside: int, length: int) -> bytes | bytearray | None:
+        key = block_key(slice_id, index, size, hash_prefix=self.options.hash_prefix)
+        if self._cache is not None:
+            cached = self._cache.get_now(key, size, inside, length)
+            if cached is not None:
+                self._count_hit(length)
+                return cached
+        if not self._local or inside + length > size:
+            return None
+        path = self._store.local_path(key)
+        data = None if path is None else self._descriptors.read(path, inside, length)
+        if data is not None:
+            self.stats.get.requests += 1
+            self.stats.get.bytes += length
+        return data
+
+    async def read(self, slice_id: int, size: int, offset: int, length: int) -> Buffer:
+        """The bytes [offset, offset+length) of the slice, which has `size`.  Raises StoreError, never gives fewer."""
+        if length <= INLINE_READ:
+            at_once = self.read_now(slice_id, size, offset, length)
+            if at_once is not None:
+                return at_once
+        block_size = self.options.block_size
+        ranges = list(block_ranges(offset, length, block_size))
+        if len(ranges) == 1:
+            index, inside, part = ranges[0]
+            return await self._read_part(slice_id, index, block_length(size, index, block_size), inside, part)
+        parts: list[Buffer] = [b""] * len(ranges)
+
+        async def fill(place: int, index: int, inside: int, part: int) -> None:
+            parts[place] = await self._read_part(slice_id, index, block_length(size, index, block_size), inside, part)
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for place, (index, inside, part) in enumerate(ranges):
+                    nursery.start_soon(fill, place, index, inside, part)
+        except* StoreError as group:
+            first = _first_error(group)
+            raise first from None
+        return b"".join(parts)
+
+    async def _read_part(self, slice_id: int, index: int, size: int, inside: int, length: int) -> Buffer:
+        """A part of one block, of `size` plain bytes."""
+        key = block_key(slice_id, index, size, hash_prefix=self.options.hash_prefix)
+        cache = self._cache
+        if cache is not None:
+            if cache.holds(key):
+                cached = await trio.to_thread.run_sync(cache.get, key, size, inside, length, limiter=self._downloads)
+                if cached is not None:
+                    self._count_hit(length)
+                    return cached
+            self.stats.misses += 1
+            self.stats.miss_bytes += length
+        if self._codec.plain and (cache is None or (inside > 0 and length * 4 <= size)):
+            return await self._flights.run(
+                (key, inside, length), lambda: self._fetch_range(key, inside, length), self._downloads
+            )
+        block = await self._load(key, size)
+        return block if length == size else block[inside : inside + length]
+
+    async def _load(self, key: str, size: int) -> Buffer:
+        """The whole block, kept in the cache."""
+        return await self._flights.run((key, 0, size), lambda: self._fetch_block(key, size), self._downloads)
+
+    def _fetch_range(self, key: str, inside: int, length: int) -> Buffer:
+        data = self._get(key, inside, length)
+        if len(data) != length:
+            log.error("object %s is bad: it ends %d bytes too early", key, length - len(data))
+            raise BadObject(f"{key}: it ends {length - len(data)} bytes too early")
+        return data
+
+    def _fetch_block(self, key: str, size: int) -> Buffer:
+        try:
+            block = self._codec.decode(self._get(key, 0, None), size)
+        except BadObject as error:
+            log.error("object %s is bad: %s", key, error)
+            raise BadObject(f"{key}: {error}") from error
+        if self._cache is not None and (size < self.options.block_size or not self.options.cache_partial_only):
+            self._cache.add(key, block if isinstance(block, bytes) else bytes(block))
+        return block
+
+    def _get(self, key: str, offset: int, length: int | None) -> bytes:
+        try:
+            data = _counted(self.stats.get, lambda: self._store.get(key, offset, length))
+        except ObjectMissing:
+            log.error("object %s is missing in %s", key, self._store.describe())
+            raise
+        except StoreError as error:
+            log.error("object %s cannot be read: %s", key, error)
+            raise
+        self.stats.get.bytes += len(data)
+        return data
+
+    def _count_hit(self, length: int) -> None:
+        self.stats.hits += 1
+        self.stats.hit_bytes += length
+
+    # -- writing
+
+    async def put(self, slice_id: int, index: int, data: memoryview | bytes | bytearray) -> None:
+        """Store one block; `data` may change again once this returns.  Not durable before `sync`.  Raises StoreError."""
+        size = len(data)
+        key = block_key(slice_id, index, size, hash_prefix=self.options.hash_prefix)
+        if not (self._local and size <= INLINE_PUT and self._put_inline(key, data)):
+            self.stats.uploading += 1
+            try:
+                await trio.to_thread.run_sync(self._upload, key, data, limiter=self._uploads)
+            finally:
+                self.stats.uploading -= 1
+        self._unsynced.add(key)
+        if len(self._unsynced) >= MOST_UNSYNCED:
+            self._many_unsynced.set()
+        if self._cache is not None and (size < self.options.block_size or self.options.cache_large_write):
+            self._cache.add(key, bytes(data))
+
+    def _put_inline(self, key: str, data: Buffer) -> bool:
+        """Whether the block is stored; if not, a thread shall try again, patiently."""
+        try:
+            _counted(self.stats.put, lambda: self._impatient.put(key, data))
+        except StoreFull:
+            raise
+        except StoreError as error:
+            log.warning("put %s: %s; trying again", key, error)
+            return False
+        self.stats.put.bytes += len(data)
+        return True
+
+    def _upload(self, key: str, data: Buffer) -> None:
+        encoded = self._codec.encode(data)
+        _counted(self.stats.put, lambda: self._store.put(key, encoded))
+        self.stats.put.bytes += len(encoded)
+
+    async def sync(self) -> None:
+        """Return once every block put before this call is durable.  Raises StoreError: some of them may be lost."""
+        failure: StoreError | None = None
+        # A round under way may have taken this caller's blocks; one that starts after it has taken all that are left.
+        for _ in range(2):
+            flushing = self._sync_round
+            if flushing is not None:
+                await flushing.done.wait()
+                failure = failure or flushing.error
+            elif self._unsynced:
+                failure = await self._flush_unsynced() or failure
+                break
+        if failure is None:
+            failure, self._sync_error = self._sync_error, None
+        if failure is not None:
+            raise failure
+
+    async def _flush_unsynced(self) -> StoreError | None:
+        """One round: flush all that is unsynced now."""
+        keys, self._unsynced = self._unsynced, set()
+        self._many_unsynced = trio.Event()
+        flushing = self._sync_round = _SyncRound()
+        try:
+            await trio.to_thread.run_sync(self._store.sync, keys)
+        except StoreError as error:
+            # The keys are not put back: the kernel has dropped their dirty pages, and a second flush would claim success.
+            log.error("flushing %d objects to disk: %s", len(keys), error)
+            flushing.error = error
+        except BaseException:
+            self._unsynced |= keys
+            raise
+        finally:
+            self._sync_round = None
+            flushing.done.set()
+        return flushing.error
+
+    # -- removing
+
+    async def remove(self, slice_id: int, size: int) -> None:
+        """Delete all blocks of a slice, cached copies too.  Missing ones are success.  Raises StoreError."""
+        keys = block_keys(slice_id, size, self.options.block_size, hash_prefix=self.options.hash_prefix)
+        for key in keys:
+            self._unsynced.discard(key)
+            path = self._store.local_path(key)
+            if path is not None:
+                self._descriptors.drop(path)
+        for start in range(0, len(keys), REMOVE_BATCH):
+            await trio.to_thread.run_sync(self._delete, keys[start : start + REMOVE_BATCH], limiter=self._uploads)
+
+    def _delete(self, keys: list[str]) -> None:
+        for key in keys:
+            if self._cache is not None:
+                self._cache.remove(key)
+            _counted(self.stats.delete, lambda key=key: self._store.delete(key))  # type: ignore[misc]
+
+    # -- background
+
+    def prefetch(self, slice_id: int, size: int, index: int) -> None:
+        """Bring a block into the cache soon, if there is one and time for it."""
+        if self._cache is None or self.options.prefetch <= 0:
+            return
+        length = block_length(size, index, self.options.block_size)
+        if length <= 0:
+            return
+        key = block_key(slice_id, index, length, hash_prefix=self.options.hash_prefix)
+        if not self._cache.holds(key):
+            try:
+                self._to_prefetch.send_nowait((key, length))
+            except trio.WouldBlock:
+                return  # reads in progress matter more
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Prefetch, bound what is remembered for `sync`, close idle descriptors; until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(self.options.prefetch):
+                nursery.start_soon(self._run_prefetch)
+            nursery.start_soon(self._run_bounding)
+            task_status.started()
+            while True:
+                await trio.sleep(IDLE_SWEEP_S)
+                self._descriptors.drop_idle()
+                if self._cache is not None:
+                    self._cache.drop_idle()
+
+    async def _run_prefetch(self) -> None:
+        while True:
+            key, size = await self._prefetches.receive()
+            if self._cache is not None and not self._cache.holds(key):
+                try:
+                    await self._load(key, size)
+                except StoreError as error:
+                    log.debug("prefetch %s: %s", key, error)
+
+    async def _run_bounding(self) -> None:
+        while True:
+            await self._many_unsynced.wait()
+            try:
+                await self.sync()
+            except StoreError as error:
+                self._sync_error = error  # the next caller of sync must hear of it
+
+    async def close(self) -> None:
+        """Let go of everything; what must be durable has been synced before."""
+        self._descriptors.close()
+        if self._cache is not None:
+            await trio.to_thread.run_sync(self._cache.close)
+        await trio.to_thread.run_sync(self._store.close)
+
+
+def _counted(counts: ObjectCounts, call: Callable[[], T]) -> T:
+    """Run one request and book it."""
+    start = time.perf_counter()
+    try:
+        return call()
+    except StoreError:
+        counts.errors += 1
+        raise
+    finally:
+        counts.requests += 1
+        counts.seconds += time.perf_counter() - start
+
+
+def _first_error(group: BaseExceptionGroup[StoreError]) -> StoreError:
+    """One of several failures, the callers want no groups."""
+    for error in group.exceptions:
+        return _first_error(error) if isinstance(error, BaseExceptionGroup) else error
+    raise AssertionError("an empty exception group")
