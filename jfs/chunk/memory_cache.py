@@ -4,6 +4,8 @@ import threading
 from collections import OrderedDict
 from typing import Protocol
 
+from jfs.chunk.stats import CacheCounts
+
 
 class BlockCache(Protocol):
     """Plain blocks by object key.  Shared between threads; a cache may forget anything at any time."""
@@ -26,6 +28,10 @@ class BlockCache(Protocol):
     def remove(self, key: str) -> None:
         """Forget the block."""
 
+    def counts(self) -> CacheCounts:
+        """The counters, with what is held right now."""
+        ...
+
     def drop_idle(self) -> None:
         """Close descriptors that nobody used lately.  Only for the loop's thread."""
 
@@ -40,6 +46,7 @@ class MemoryCache:
         self._capacity = capacity
         self._blocks: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
+        self._counts = CacheCounts()
         self.used = 0
 
     def get_now(self, key: str, size: int, offset: int, length: int) -> bytes | None:
@@ -63,7 +70,10 @@ class MemoryCache:
             self._forget(key)
             self._blocks[key] = data
             self.used += len(data)
+            self._counts.writes += 1
+            self._counts.write_bytes += len(data)
             while self.used > self._capacity:
+                self._counts.evicts += 1
                 self._forget(next(iter(self._blocks)))
 
     def remove(self, key: str) -> None:
@@ -74,6 +84,10 @@ class MemoryCache:
         block = self._blocks.pop(key, None)
         if block is not None:
             self.used -= len(block)
+
+    def counts(self) -> CacheCounts:
+        self._counts.blocks, self._counts.bytes = len(self._blocks), self.used
+        return self._counts
 
     def drop_idle(self) -> None:
         """Nothing is open."""

@@ -23,3 +23,14 @@ class ChunkStats(msgspec.Struct):
     get: ObjectCounts = msgspec.field(default_factory=ObjectCounts)
     put: ObjectCounts = msgspec.field(default_factory=ObjectCounts)
     delete: ObjectCounts = msgspec.field(default_factory=ObjectCounts)
+
+
+class CacheCounts(msgspec.Struct):
+    """A cache's counters since the mount, and what it holds."""
+
+    blocks: int = 0
+    bytes: int = 0
+    writes: int = 0
+    write_bytes: int = 0
+    evicts: int = 0
+    drops: int = 0

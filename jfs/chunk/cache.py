@@ -1,0 +1,168 @@
+"""The disk cache: its folders on the ring, as one cache; and which cache the options ask for."""
+
+import glob
+import logging
+import os
+from typing import Final
+
+from jfs.chunk import checksum
+from jfs.chunk.cache_dir import CacheDir
+from jfs.chunk.descriptors import Descriptors
+from jfs.chunk.eviction import check_policy
+from jfs.chunk.memory_cache import BlockCache, MemoryCache
+from jfs.chunk.options import ChunkOptions
+from jfs.chunk.ring import Ring, legacy_place
+from jfs.chunk.stats import CacheCounts
+from jfs.errors import UserError
+
+LEVELS: Final = ("none", "full", "shrink", "extend")
+FALLBACK_BYTES: Final = 100 << 20
+
+log = logging.getLogger(__name__)
+
+
+def parse_cache_dirs(text: str) -> list[str]:
+    """`--cache-dir`: folders separated by `:` (or by `,` where there is no `:`), globs expanded."""
+    found: list[str] = []
+    for part in text.split(":" if ":" in text else ","):
+        if part:
+            matches = sorted(glob.glob(part)) if glob.has_magic(part) else [part]
+            found += [match.rstrip("/") or "/" for match in matches]
+    return found
+
+
+def open_cache(options: ChunkOptions) -> BlockCache | None:
+    """The cache that the options ask for; None for none.  Raises UserError for folders that cannot be used."""
+    check_policy(options.cache_eviction)
+    if options.verify_cache_checksum not in LEVELS:
+        raise UserError(
+            f"unknown level {options.verify_cache_checksum!r} for verify-cache-checksum; it is one of {', '.join(LEVELS)}"
+        )
+    if not options.cache_dirs or options.cache_size <= 0:
+        return None
+    if options.cache_dirs == ["memory"]:
+        return MemoryCache(options.cache_size)
+    return DiskCache(options)
+
+
+class DiskCache:
+    """Blocks in one or more folders.  Safe to share between threads, but for the `_now` calls."""
+
+    def __init__(self, options: ChunkOptions) -> None:
+        self._counts = CacheCounts()
+        self._level = options.verify_cache_checksum
+        share = options.cache_size // len(options.cache_dirs)
+        self.dirs: list[CacheDir] = []
+        for folder in sorted(options.cache_dirs):
+            path = f"{os.path.abspath(folder)}/{options.uuid}"
+            try:
+                self.dirs.append(CacheDir(path, options, share, self._counts))
+            except OSError as error:
+                raise UserError(f"cache folder {path}: {error.strerror}") from error
+            log.info("Disk cache (%s/): used ratio - %s", path, _used_ratio(path))
+        self._ring = Ring([each.id for each in self.dirs])
+        self._descriptors = Descriptors()
+        self._fallback: MemoryCache | None = None
+        for each in self.dirs:
+            each.start()
+
+    def counts(self) -> CacheCounts:
+        """The counters, with what is held right now."""
+        self._counts.blocks = sum(len(each) for each in self.dirs)
+        self._counts.bytes = sum(each.used for each in self.dirs)
+        return self._counts
+
+    def _home(self, key: str) -> CacheDir | None:
+        """Where the key belongs: on a ring without the folders that were given up."""
+        found = self.dirs[self._ring.place(key)]
+        if found.usable:
+            return found
+        usable = [each for each in self.dirs if each.usable]
+        if not usable:
+            return None
+        return usable[Ring([each.id for each in usable]).place(key)]
+
+    def _holder(self, key: str) -> CacheDir | None:
+        """The folder that has the key: its home, or where clients before the ring would have put it."""
+        home = self._home(key)
+        if home is not None and (len(self.dirs) == 1 or home.holds(key)):
+            return home if home.holds(key) else None
+        legacy = self.dirs[legacy_place(key, len(self.dirs))]
+        return legacy if legacy.holds(key) else None
+
+    def get_now(self, key: str, size: int, offset: int, length: int) -> bytes | bytearray | None:
+        holder = self._holder(key)
+        if holder is None:
+            return self._fallback.get_now(key, size, offset, length) if self._fallback is not None else None
+        if offset + length > size:
+            return None
+        path = holder.path(key)
+        if self._level == "extend":
+            data = self._verified_now(path, size, offset, length)
+        elif self._level == "none":
+            data = self._descriptors.read(path, offset, length)
+        else:
+            return None
+        if data is not None:
+            holder.touch(key)
+        return data
+
+    def _verified_now(self, path: str, size: int, offset: int, length: int) -> bytes | bytearray | None:
+        start, end = checksum.covering(offset, length, size)
+        data = self._descriptors.read(path, start, end - start)
+        if data is None:
+            return None
+        first = start // checksum.UNIT
+        tail = self._descriptors.read(path, size + first * 4, checksum.unit_count(end - start) * 4)
+        if tail is None or checksum.tail_of(data) != tail:
+            return None  # no tail, or a bad block: `get` knows what to do
+        return data if start == offset and len(data) == length else data[offset - start : offset - start + length]
+
+    def holds(self, key: str) -> bool:
+        if self._holder(key) is not None:
+            return True
+        return self._fallback is not None and self._fallback.holds(key)
+
+    def get(self, key: str, size: int, offset: int, length: int) -> bytes | None:
+        holder = self._holder(key)
+        if holder is not None:
+            return holder.get(key, size, offset, length)
+        return self._fallback.get(key, size, offset, length) if self._fallback is not None else None
+
+    def add(self, key: str, data: bytes) -> None:
+        home = self._home(key)
+        if home is not None:
+            home.add(key, data)
+            return
+        if self._fallback is None:
+            log.warning("no cache folder is left: caching %d MiB in memory", FALLBACK_BYTES >> 20)
+            self._fallback = MemoryCache(FALLBACK_BYTES)
+        self._fallback.add(key, data)
+
+    def remove(self, key: str) -> None:
+        for each in {self._home(key), self.dirs[legacy_place(key, len(self.dirs))]}:
+            if each is not None:
+                each.remove(key)
+        if self._fallback is not None:
+            self._fallback.remove(key)
+
+    def wait_written(self) -> None:
+        """Return once all that was added is on disk."""
+        for each in self.dirs:
+            each.wait_written()
+
+    def drop_idle(self) -> None:
+        self._descriptors.drop_idle()
+
+    def close(self) -> None:
+        self._descriptors.close()
+        for each in self.dirs:
+            each.close()
+
+
+def _used_ratio(folder: str) -> str:
+    """The disk's space and inodes in use, for the log."""
+    disk = os.statvfs(folder)
+    space = 100 * (1 - disk.f_bavail / max(disk.f_blocks, 1))
+    inodes = 100 * (1 - disk.f_favail / max(disk.f_files, 1))
+    return f"[space {space:.1f}%, inode {inodes:.1f}%]"
