@@ -1,0 +1,1 @@
+"""Metadata: names, attributes and slice records, in a transactional store."""
