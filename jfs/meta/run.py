@@ -77,7 +77,7 @@ async def _again(
 
 async def _pause(seconds: float) -> None:
     if _without_loop.get():
-        time.sleep(seconds)
+        time.sleep(seconds)  # noqa: ASYNC251 - there is no loop to hold up
         return
     import trio  # not at the top: `jfs status` on an embedded engine starts without it
 

@@ -1,0 +1,1 @@
+"""The relational storage model and its engines."""
