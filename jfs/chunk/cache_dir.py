@@ -143,16 +143,13 @@ class CacheDir:
         """None: the file cannot be right."""
         fd = os.open(self._raw + key, os.O_RDONLY)
         try:
-            units = checksum.unit_count(size)
-            extra = os.fstat(fd).st_size - size
-            start, end = offset, offset + length
-            check_from = check_to = 0
-            if extra < 0 or (0 < extra < 4 * units and os.pread(fd, 2, size) != checksum.FOOTER_MAGIC):
+            tail_size = checksum.tail_size(fd, size)
+            if tail_size is None:
                 return None
-            if extra >= 4 * units and extra % 4 == 0:
-                check_from, check_to = self._to_check(offset, length, size)
-                if check_from < check_to:
-                    start, end = min(start, check_from), max(end, check_to)
+            start, end = offset, offset + length
+            check_from, check_to = self._to_check(offset, length, size) if tail_size > 0 else (0, 0)
+            if check_from < check_to:
+                start, end = min(start, check_from), max(end, check_to)
             data = os.pread(fd, end - start, start)
             if len(data) != end - start:
                 return None

@@ -1,0 +1,444 @@
+"""The disk cache: the peer's files and placement, verification, limits, faults."""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from jfs.chunk.cache import DiskCache, open_cache, parse_cache_dirs
+from jfs.chunk.cache_dir import BLOCK_OVERHEAD, CacheDir, lock_id
+from jfs.chunk.layout import block_key
+from jfs.chunk.memory_cache import MemoryCache
+from jfs.chunk.options import ChunkOptions
+from jfs.chunk.ring import Ring, legacy_place
+from jfs.chunk.stats import CacheCounts
+from jfs.chunk.store import BlockStore
+from jfs.errors import UserError
+from jfs.object.memory import MemoryStore
+from tests.deadline import eventually
+
+GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent.parent / "golden" / "misc.json").read_text())
+UUID = "2c0d2f5a-8a5e-4c11-9a04-0b1f00000001"
+BLOCK = 64 << 10
+
+
+def golden_file(path: str) -> dict[str, str]:
+    found: dict[str, str] = next(each for each in GOLDEN["cache_files"] if each["path"] == path)
+    return found
+
+
+def pattern(size: int) -> bytes:
+    return bytes((i * 7 + i // 251) & 255 for i in range(size))
+
+
+def key_of(number: int, size: int = BLOCK) -> str:
+    return block_key(number, 0, size)
+
+
+def options(*folders: Path, **changes: Any) -> ChunkOptions:
+    settings: dict[str, Any] = {
+        "block_size": BLOCK,
+        "uuid": UUID,
+        "cache_dirs": [str(folder) for folder in folders],
+        "cache_size": 1 << 30,
+        "free_space_ratio": 0.0,
+    }
+    return ChunkOptions(**{**settings, **changes})
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Any:
+    made = DiskCache(options(tmp_path))
+    yield made
+    made.close()
+
+
+def quiet_dir(folder: Path, **changes: Any) -> CacheDir:
+    """A folder whose threads are not started: the test writes and tends."""
+    settings = options(folder, **changes)
+    return CacheDir(str(folder / UUID), settings, settings.cache_size, CacheCounts())
+
+
+def fill(folder: CacheDir, count: int, size: int = BLOCK) -> list[str]:
+    keys = [key_of(number, size) for number in range(count)]
+    for key in keys:
+        folder._write(key, pattern(size))
+    return keys
+
+
+# -- the format
+
+
+def test_ring_placement_of_the_peer() -> None:
+    ring = Ring(GOLDEN["cache_ring"]["ids"])
+    for key, place in GOLDEN["cache_ring"]["keys"].items():
+        assert ring.place(key) == place, key
+
+
+def test_legacy_placement_is_fnv1() -> None:
+    assert legacy_place("", 1 << 32) == 0x811C9DC5
+    assert legacy_place("a", 1 << 32) == 0x050C5D7E
+    assert legacy_place("foobar", 1 << 32) == 0x31F0B262
+
+
+@pytest.mark.parametrize("path", ["raw/chunks/04/0/4_0_1", "raw/chunks/01/0/4097_0_65536"])
+def test_files_as_the_peer_writes_them(cache: DiskCache, tmp_path: Path, path: str) -> None:
+    golden = golden_file(path)
+    data = bytes.fromhex(golden["hex"])[:1] if "hex" in golden else pattern(65536)
+    tail = bytes.fromhex(golden["hex"])[1:] if "hex" in golden else bytes.fromhex(golden["tail_hex"])
+    cache.add(path.removeprefix("raw/"), data)
+    cache.wait_written()
+    written = tmp_path / UUID / path
+    assert written.read_bytes() == data + tail
+    assert stat.S_IMODE(written.stat().st_mode) == 0o600
+    assert stat.S_IMODE(written.parent.stat().st_mode) == 0o700
+
+
+def test_a_tier_footer_is_no_damage(tmp_path: Path) -> None:
+    stored = bytes.fromhex(golden_file("rawstaging/chunks/01/0/16385_0_6")["hex"])
+    folder = quiet_dir(tmp_path)
+    path = Path(folder.path("chunks/01/0/16385_0_6"))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(stored)
+    assert folder.get("chunks/01/0/16385_0_6", 6, 0, 6) == stored[:6]
+    path.write_bytes(stored[:6] + stored[10:])
+    assert folder.get("chunks/01/0/16385_0_6", 6, 0, 6) == stored[:6]
+
+
+def test_a_file_without_tail_is_accepted(tmp_path: Path) -> None:
+    folder = quiet_dir(tmp_path, verify_cache_checksum="none")
+    key = fill(folder, 1)[0]
+    assert os.path.getsize(folder.path(key)) == BLOCK
+    assert quiet_dir(tmp_path).get(key, BLOCK, 10, 100) == pattern(BLOCK)[10:110]
+
+
+def test_lock_names_the_folder_and_stays(tmp_path: Path) -> None:
+    name = lock_id(str(tmp_path / "c"))
+    assert len(name) == 36
+    assert lock_id(str(tmp_path / "c")) == name
+    assert stat.S_IMODE((tmp_path / "c/.lock").stat().st_mode) == 0o666
+    assert os.listdir(tmp_path / "c") == [".lock"]
+
+
+# -- reading
+
+
+@pytest.mark.parametrize("level", ["none", "full", "shrink", "extend"])
+@pytest.mark.parametrize("size", [1, 32767, 32768, 32769, 65536])
+def test_every_range_reads_back(tmp_path: Path, level: str, size: int) -> None:
+    cache = DiskCache(options(tmp_path, verify_cache_checksum=level))
+    key, data = key_of(1, size), pattern(size)
+    cache.add(key, data)
+    cache.wait_written()
+    for offset in {0, 1, size // 2, max(size - 7, 0)} & set(range(size)):
+        for length in {1, 7, size - offset} & set(range(1, size - offset + 1)):
+            assert cache.get(key, size, offset, length) == data[offset : offset + length]
+            now = cache.get_now(key, size, offset, length)
+            assert now == data[offset : offset + length] or (now is None and level in ("full", "shrink"))
+    cache.close()
+
+
+@pytest.mark.logs("corrupt and dropped")
+@pytest.mark.parametrize("damage", ["flip", "cut", "cut-tail", "grow"])
+def test_a_damaged_block_is_dropped(cache: DiskCache, damage: str) -> None:
+    key = key_of(1)
+    cache.add(key, pattern(BLOCK))
+    cache.wait_written()
+    path = Path(cache.dirs[0].path(key))
+    stored = bytearray(path.read_bytes())
+    if damage == "flip":
+        stored[100] ^= 1
+    path.write_bytes(
+        {"flip": stored, "cut": stored[:5000], "cut-tail": stored[:-3], "grow": stored[:100] + b"x" + stored[100:]}[
+            damage
+        ]
+    )
+    assert cache.get_now(key, BLOCK, 0, BLOCK) is None
+    assert cache.get(key, BLOCK, 0, BLOCK) is None
+    assert not path.exists()
+    assert not cache.holds(key)
+
+
+def test_only_the_units_read_are_verified(tmp_path: Path) -> None:
+    for level, offset, length, found in [
+        ("extend", 40000, 10, True),
+        ("shrink", 10, 100, True),
+        ("full", 0, 40000, True),
+        ("none", 0, BLOCK, True),
+    ]:
+        folder = quiet_dir(tmp_path / level, verify_cache_checksum=level)
+        key = fill(folder, 1)[0]
+        data = bytearray(pattern(BLOCK) + b"\0" * 8)
+        if level != "none":
+            data[BLOCK:] = Path(folder.path(key)).read_bytes()[BLOCK:]
+        data[0 if level == "extend" else 20] ^= 1
+        Path(folder.path(key)).write_bytes(data)
+        assert (folder.get(key, BLOCK, offset, length) is not None) is found, level
+
+
+@pytest.mark.logs("corrupt and dropped")
+async def test_a_damaged_cached_block_is_fetched_again(tmp_path: Path) -> None:
+    objects = MemoryStore()
+    settings = options(tmp_path)
+    cache = DiskCache(settings)
+    blocks = BlockStore(objects, settings, cache)
+    await blocks.put(1, 0, pattern(1000))
+    cache.wait_written()
+    path = Path(cache.dirs[0].path(block_key(1, 0, 1000)))
+    path.write_bytes(b"\0" * 1004)
+    assert await blocks.read(1, 1000, 5, 900) == pattern(1000)[5:905]
+    assert await blocks.read(1, 1000, 0, 1000) == pattern(1000)
+    cache.wait_written()
+    assert path.read_bytes()[:1000] == pattern(1000)
+    await blocks.close()
+
+
+def test_removed_behind_our_back(cache: DiskCache) -> None:
+    cache.add(key_of(1), pattern(BLOCK))
+    cache.wait_written()
+    os.unlink(cache.dirs[0].path(key_of(1)))
+    assert cache.get(key_of(1), BLOCK, 0, 10) is None
+    assert not cache.holds(key_of(1))
+    assert cache.counts().bytes == 0
+
+
+# -- several folders
+
+
+def test_blocks_go_where_the_ring_says_and_legacy_places_are_read(tmp_path: Path) -> None:
+    cache = DiskCache(options(tmp_path / "a", tmp_path / "b"))
+    keys = [key_of(number, 100) for number in range(30)]
+    for key in keys:
+        cache.add(key, pattern(100))
+        cache.wait_written()
+    ring = Ring([each.id for each in cache.dirs])
+    for key in keys:
+        assert [os.path.exists(each.path(key)) for each in cache.dirs].index(True) == ring.place(key)
+    moved = next(key for key in keys if ring.place(key) != legacy_place(key, 2))
+    source, target = cache.dirs[ring.place(moved)], cache.dirs[legacy_place(moved, 2)]
+    os.makedirs(os.path.dirname(target.path(moved)), exist_ok=True)
+    os.rename(source.path(moved), target.path(moved))
+    source._forget(moved)
+    target.scan()
+    assert cache.get(moved, 100, 0, 100) == pattern(100)
+    cache.remove(moved)
+    assert not os.path.exists(target.path(moved))
+    cache.close()
+
+
+@pytest.mark.logs("is not used any more|no cache folder is left")
+def test_a_lost_lock_takes_a_folder_out(tmp_path: Path) -> None:
+    cache = DiskCache(options(tmp_path / "a", tmp_path / "b"))
+    keys = [key_of(number, 100) for number in range(20)]
+    for turn, lost in enumerate(cache.dirs):
+        os.unlink(f"{lost.folder}/.lock")
+        eventually(lambda lost=lost: not lost.usable)  # type: ignore[misc]
+        for key in keys:
+            cache.add(key, pattern(100))
+            cache.wait_written()
+        if turn == 0:
+            assert all(cache.dirs[1].holds(key) for key in keys)
+    assert all(cache.get(key, 100, 0, 100) == pattern(100) for key in keys)
+    cache.close()
+
+
+@pytest.mark.logs("cache folder")
+def test_a_failing_folder_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = quiet_dir(tmp_path)
+
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    key = fill(folder, 1)[0]
+    monkeypatch.setattr(os, "open", fail)
+    for _ in range(3):
+        assert folder.usable
+        assert folder.get(key, BLOCK, 0, 10) is None
+    assert not folder.usable
+    assert not folder.holds(key)
+
+
+# -- limits
+
+
+@pytest.mark.parametrize("policy", ["2-random", "lru"])
+def test_size_limit_evicts_to_95_percent(tmp_path: Path, policy: str) -> None:
+    limit = 20 * (BLOCK + BLOCK_OVERHEAD)
+    folder = quiet_dir(tmp_path, cache_size=limit, cache_eviction=policy)
+    fill(folder, 20)
+    assert folder.used == limit
+    folder._write(key_of(100), pattern(BLOCK))
+    assert folder.used <= limit * 0.95
+    on_disk = sum(1 for path in (tmp_path / UUID / "raw").rglob("*") if path.is_file())
+    assert on_disk == len(folder) == 19
+
+
+def test_lru_drops_the_longest_unused(tmp_path: Path) -> None:
+    folder = quiet_dir(tmp_path, cache_size=4 * (BLOCK + BLOCK_OVERHEAD), cache_eviction="lru")
+    keys = fill(folder, 4)
+    for age, key in enumerate(reversed(keys)):
+        folder._index[key][1] -= age * 100
+    folder.touch(keys[0])
+    folder._write(key_of(100), pattern(BLOCK))
+    assert [folder.holds(key) for key in keys] == [True] * 4  # not scanned: any file may be there
+    folder.scan()
+    assert [folder.holds(key) for key in keys] == [True, False, False, True]
+
+
+def test_policy_none_keeps_what_is_there(tmp_path: Path) -> None:
+    settings = options(tmp_path, cache_size=2 * (BLOCK + BLOCK_OVERHEAD), cache_eviction="none")
+    cache = DiskCache(settings)
+    for number in range(4):
+        cache.add(key_of(number), pattern(BLOCK))
+        cache.wait_written()
+    eventually(lambda: cache.dirs[0]._scanned)
+    assert [cache.holds(key_of(number)) for number in range(4)] == [True, True, False, False]
+    cache.close()
+
+
+def test_item_limit(tmp_path: Path) -> None:
+    folder = quiet_dir(tmp_path, cache_items=100)
+    fill(folder, 101, 10)
+    assert len(folder) == 99
+
+
+def test_free_space_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = quiet_dir(tmp_path, free_space_ratio=0.1)
+    fill(folder, 10)
+    shortage = 3 * BLOCK
+    monkeypatch.setattr(folder, "_shortage", lambda: shortage)
+    folder.tend()
+    assert len(folder) == 7
+    folder.add(key_of(200), pattern(BLOCK))
+    assert folder._to_write.empty(), "nothing is cached while the disk is short"
+    shortage = 0
+    folder.tend()
+    folder.add(key_of(200), pattern(BLOCK))
+    assert not folder._to_write.empty()
+
+
+def test_the_share_is_lowered_to_what_the_disk_may_hold(tmp_path: Path) -> None:
+    disk = os.statvfs(tmp_path)
+    folder = quiet_dir(tmp_path, cache_size=1 << 60, free_space_ratio=0.25)
+    assert folder.capacity == int(disk.f_blocks * disk.f_frsize * 0.75)
+
+
+def test_expiry(tmp_path: Path) -> None:
+    folder = quiet_dir(tmp_path, cache_expire=60.0)
+    old, fresh = fill(folder, 2)
+    folder._index[old][1] -= 61
+    folder.tend()
+    assert not os.path.exists(folder.path(old))
+    assert os.path.exists(folder.path(fresh))
+
+
+def test_staged_blocks_are_not_evicted(tmp_path: Path) -> None:
+    folder = quiet_dir(tmp_path, cache_items=1)
+    keys = fill(folder, 1)
+    os.link(folder.path(keys[0]), tmp_path / "staged")
+    folder._write(key_of(50), pattern(BLOCK))
+    assert os.path.exists(folder.path(keys[0]))
+
+
+# -- the index
+
+
+def test_the_index_is_rebuilt_and_leftovers_go(tmp_path: Path) -> None:
+    first = quiet_dir(tmp_path)
+    keys = fill(first, 5)
+    raw = tmp_path / UUID / "raw"
+    (raw / "chunks/0/0/old.tmp").write_bytes(b"x")
+    os.utime(raw / "chunks/0/0/old.tmp", (1, 1))
+    (raw / "chunks/0/0/new.tmp").write_bytes(b"x")
+    (raw / "stranger").write_bytes(b"x")
+    second = quiet_dir(tmp_path)
+    second.scan()
+    assert (len(second), second.used) == (5, first.used)
+    assert all(second.holds(key) for key in keys)
+    assert not second.holds(key_of(99))
+    assert not (raw / "chunks/0/0/old.tmp").exists()
+    assert (raw / "chunks/0/0/new.tmp").exists()
+    os.unlink(second.path(keys[0]))
+    second._index[keys[0]][1] -= 100
+    second.scan()
+    assert not second.holds(keys[0])
+
+
+def test_a_full_queue_drops(tmp_path: Path) -> None:
+    folder = quiet_dir(tmp_path)
+    for number in range(100):
+        folder.add(key_of(number, 10), pattern(10))
+    assert folder._counts.drops == 68
+    folder.start()
+    folder.wait_written()
+    assert len(folder) == 32
+    folder.close()
+
+
+def test_concurrent_write_of_one_block_is_left_to_the_other(tmp_path: Path) -> None:
+    folder = quiet_dir(tmp_path)
+    key = key_of(1)
+    os.makedirs(os.path.dirname(folder.path(key)))
+    Path(folder.path(key) + ".tmp").write_bytes(b"theirs")
+    folder._write(key, pattern(BLOCK))
+    assert not os.path.exists(folder.path(key))
+    assert Path(folder.path(key) + ".tmp").read_bytes() == b"theirs"
+
+
+# -- options
+
+
+def test_which_cache(tmp_path: Path) -> None:
+    assert open_cache(options()) is None
+    assert open_cache(options(tmp_path, cache_size=0)) is None
+    assert isinstance(open_cache(ChunkOptions(cache_dirs=["memory"])), MemoryCache)
+    disk = open_cache(options(tmp_path))
+    assert isinstance(disk, DiskCache)
+    disk.close()
+
+
+def test_bad_options(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="eviction policy 'fifo'"):
+        open_cache(options(tmp_path, cache_eviction="fifo"))
+    with pytest.raises(UserError, match="level 'some'"):
+        open_cache(options(tmp_path, verify_cache_checksum="some"))
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match="Not a directory"):
+        open_cache(options(tmp_path / "file"))
+
+
+def test_cache_dir_text(tmp_path: Path) -> None:
+    (tmp_path / "d1").mkdir()
+    (tmp_path / "d2").mkdir()
+    assert parse_cache_dirs("/a:/b/") == ["/a", "/b"]
+    assert parse_cache_dirs("/a,/b") == ["/a", "/b"]
+    assert parse_cache_dirs("memory") == ["memory"]
+    assert parse_cache_dirs(f"{tmp_path}/d*") == [f"{tmp_path}/d1", f"{tmp_path}/d2"]
+
+
+def test_memory_cache_forgets_the_longest_unused() -> None:
+    cache = MemoryCache(250)
+    for name in ("a", "b"):
+        cache.add(name, bytes(100))
+    assert cache.get("a", 100, 10, 20) == bytes(20)
+    cache.add("c", bytes(100))
+    cache.add("huge", bytes(300))
+    assert [cache.holds(name) for name in ("a", "b", "c", "huge")] == [True, False, True, False]
+    counts = cache.counts()
+    assert (counts.blocks, counts.bytes, counts.evicts) == (2, 200, 1)
+
+
+async def test_reads_through_a_disk_cache_need_no_thread_when_warm(tmp_path: Path) -> None:
+    settings = options(tmp_path)
+    cache = DiskCache(settings)
+    blocks = BlockStore(MemoryStore(), settings, cache)
+    await blocks.put(1, 0, pattern(1000))
+    await trio.to_thread.run_sync(cache.wait_written)
+    assert blocks.read_now(1, 1000, 10, 100) == pattern(1000)[10:110]
+    await blocks.remove(1, 1000)
+    assert blocks.read_now(1, 1000, 10, 100) is None
+    await blocks.close()
