@@ -6,6 +6,7 @@ by one thread from a short queue (a full queue drops: a cache may), and tended b
 """
 
 import contextlib
+import errno
 import logging
 import os
 import queue
@@ -35,10 +36,23 @@ LOCK_NAME: Final = ".lock"
 log = logging.getLogger(__name__)
 
 
+def make_private(folder: str) -> None:
+    """mkdir -p with mode 0700 for each folder made (`os.makedirs` gives it to the last one only)."""
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(folder):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
+    except FileNotFoundError:
+        make_private(os.path.dirname(folder))
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+
+
 def lock_id(folder: str) -> str:
     """The folder's name on the ring, given to it on first use; by link(2), so that nobody reads half of it."""
     path = f"{folder}/{LOCK_NAME}"
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    make_private(folder)
     if not os.path.exists(path):
         fresh = str(uuid.uuid4())
         temp = f"{path}.{fresh}.tmp"
@@ -228,7 +242,7 @@ class CacheDir:
         try:
             return os.open(temp, flags, self._options.cache_mode)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(temp), mode=0o700, exist_ok=True)
+            make_private(os.path.dirname(temp))
             return os.open(temp, flags, self._options.cache_mode)
 
     def remove(self, key: str) -> None:

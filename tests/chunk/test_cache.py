@@ -95,7 +95,8 @@ def test_files_as_the_peer_writes_them(cache: DiskCache, tmp_path: Path, path: s
     written = tmp_path / UUID / path
     assert written.read_bytes() == data + tail
     assert stat.S_IMODE(written.stat().st_mode) == 0o600
-    assert stat.S_IMODE(written.parent.stat().st_mode) == 0o700
+    for folder in (written.parent, tmp_path / UUID / "raw/chunks", tmp_path / UUID / "raw", tmp_path / UUID):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_a_tier_footer_is_no_damage(tmp_path: Path) -> None:
