@@ -59,10 +59,12 @@ async def _again(
     conflict: Conflict,
 ) -> tuple[T, Charges]:
     """Later tries, after pauses that grow from 1 ms; EIO when none succeeded in the time that a system call may hang."""
-    deadline = time.monotonic() + GIVE_UP_S
     tries = 1
-    while time.monotonic() < deadline:
-        await _pause(min(tries * tries / 1000, LONGEST_PAUSE_S) * random.uniform(0.5, 1.0))
+    waited = 0.0
+    while waited < GIVE_UP_S:
+        pause = min(tries * tries / 1000, LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
+        await _pause(pause)
+        waited += pause
         try:
             async with engine.transaction(write=write) as tx:
                 result = await operation(tx, *args)
