@@ -25,6 +25,9 @@ from jfs.object.store import Buffer, ObjectStore
 
 # Up to this size a write(2) into the page cache (150 µs with open and rename) is not worth the hop to a thread.
 INLINE_PUT: Final = 128 << 10
+# A put that took longer (the kernel slows writers down while its disk is busy) sends the next ones to threads for a while.
+SLOW_PUT_S: Final = 0.002
+SLOW_PUT_MEMORY_S: Final = 1.0
 # Up to this size a read tries the page cache on the loop before it asks a thread.
 INLINE_READ: Final = 256 << 10
 # So many unsynced keys are remembered before the background makes them durable: it bounds memory, not risk.
@@ -66,6 +69,7 @@ class BlockStore:
         self._flights = Flights()
         self._uploads = trio.CapacityLimiter(options.max_uploads)
         self._downloads = trio.CapacityLimiter(options.max_downloads)
+        self._inline_from = 0.0
         self._unsynced: set[str] = set()
         self._many_unsynced = trio.Event()
         self._sync_round: _SyncRound | None = None
@@ -193,7 +197,8 @@ class BlockStore:
         """Store one block; `data` may change again once this returns.  Not durable before `sync`.  Raises StoreError."""
         size = len(data)
         key = block_key(slice_id, index, size, hash_prefix=self.options.hash_prefix)
-        if not (self._local and size <= INLINE_PUT and self._put_inline(key, data)):
+        inline = self._local and size <= INLINE_PUT and time.monotonic() >= self._inline_from
+        if not (inline and self._put_inline(key, data)):
             self.stats.uploading += 1
             try:
                 await trio.to_thread.run_sync(self._upload, key, data, limiter=self._uploads)
@@ -207,6 +212,7 @@ class BlockStore:
 
     def _put_inline(self, key: str, data: Buffer) -> bool:
         """Whether the block is stored; if not, a thread shall try again, patiently."""
+        start = time.monotonic()
         try:
             _counted(self.stats.put, lambda: self._impatient.put(key, data))
         except StoreFull:
@@ -214,6 +220,9 @@ class BlockStore:
         except StoreError as error:
             log.warning("put %s: %s; trying again", key, error)
             return False
+        end = time.monotonic()
+        if end - start > SLOW_PUT_S:
+            self._inline_from = end + SLOW_PUT_MEMORY_S
         self.stats.put.bytes += len(data)
         return True
 

@@ -211,6 +211,26 @@ async def test_a_failing_put_is_tried_again_off_the_loop(
     assert "trying again" in caplog.text
 
 
+async def test_slow_puts_leave_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where: list[bool] = []
+    loop_thread = threading.get_ident()
+
+    class Watched(FileStore):
+        def put(self, key: str, data: Buffer) -> None:
+            where.append(threading.get_ident() == loop_thread)
+            super().put(key, data)
+
+    blocks = make(Watched(f"{tmp_path}/"))
+    monkeypatch.setattr("jfs.chunk.store.SLOW_PUT_S", 10.0)
+    await blocks.put(1, 0, b"x")
+    monkeypatch.setattr("jfs.chunk.store.SLOW_PUT_S", -1.0)
+    await blocks.put(2, 0, b"x")
+    await blocks.put(3, 0, b"x")
+    monkeypatch.setattr("jfs.chunk.store.INLINE_PUT", 0)
+    await blocks.put(4, 0, b"x")
+    assert where == [True, True, False, False]
+
+
 async def test_a_full_store_says_so_at_once(tmp_path: Path) -> None:
     inner = FailingStore(f"{tmp_path}/")
     inner.failures, inner.error = 1, StoreFull("no space")
