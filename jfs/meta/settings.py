@@ -54,9 +54,7 @@ FIELDS: Final = {
 }
 """Attribute to field of the text, in the text's order."""
 
-NEVER_OMITTED: Final = frozenset(
-    ("Name", "UUID", "Storage", "Tiers", "Bucket", "BlockSize", "Compression", "TrashDays", "EnableACL")
-)
+NEVER_OMITTED: Final = frozenset(("Name", "UUID", "Storage", "Tiers", "Bucket", "BlockSize", "TrashDays", "EnableACL"))
 SECRETS: Final = frozenset(("SecretKey", "SessionToken", "EncryptKey"))
 HTML_ESCAPES: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
 
@@ -100,7 +98,7 @@ class Settings(msgspec.Struct, rename=FIELDS):
     change_log_max_age: int = 0
     change_log_max_lines: int = 0
     kerb_conf: Any = None
-    unknown: dict[str, Any] = {}  # noqa: RUF012 (msgspec copies an empty default)
+    unknown: dict[str, Any] = {}
 
     @classmethod
     def parse(cls, text: bytes) -> "Settings":

@@ -94,17 +94,13 @@ def compaction_choice(records: Sequence[Slice], limit: int = COMPACT_AT_MOST) ->
     chosen = records[:limit]
     skipped = 0
     while len(chosen) - skipped >= 2:
-        segments = without_outer_zeros(visible(chosen[skipped:]))
         first = chosen[skipped]
-        size = segments[-1].pos + segments[-1].length - segments[0].pos if segments else 0
+        segments = without_outer_zeros(visible(chosen[skipped:])) or [zeros(first.pos, 1)]
+        size = segments[-1].pos + segments[-1].length - segments[0].pos
         if first.length < KEEP_FROM or first.length * KEEP_SHARE < size or first not in segments:
-            break
+            return Compaction(skipped, segments[0].pos, segments)
         skipped += 1
-    else:
-        return None
-    if not segments:
-        segments = [zeros(first.pos, 1)]
-    return Compaction(skipped, segments[0].pos, segments)
+    return None
 
 
 def without_outer_zeros(segments: list[Segment]) -> list[Segment]:

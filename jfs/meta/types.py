@@ -174,6 +174,17 @@ class Plock(msgspec.Struct, frozen=True, gc=False):
     records: bytes
 
 
+class AclRule(msgspec.Struct, frozen=True, gc=False):
+    """A POSIX ACL: permission bits (0xFFFF: not set), and (id, bits) of named users and groups."""
+
+    owner: int = 0xFFFF
+    group: int = 0xFFFF
+    mask: int = 0xFFFF
+    other: int = 0xFFFF
+    users: tuple[tuple[int, int], ...] = ()
+    groups: tuple[tuple[int, int], ...] = ()
+
+
 class Cred(msgspec.Struct, frozen=True, gc=False):
     """Who asks.  With `check` False the kernel has checked permission bits already (default_permissions)."""
 

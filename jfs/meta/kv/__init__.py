@@ -1,0 +1,1 @@
+"""The ordered key-value storage model and its engines."""
