@@ -1,0 +1,549 @@
+"""A client of one volume's metadata: what the file layer and the commands call.
+
+It runs operations in transactions, knows what this process has open, and keeps the volume's books, session and settings
+up to date.  Where `ClientOptions.subdir` is set, that directory is shown as inode 1 and nothing above it can be reached.
+"""
+
+import errno
+import logging
+import os
+import stat
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Final, TypeVar, TypeVarTuple, cast
+
+import msgspec
+import trio
+
+import jfs
+from jfs.errors import FsError, UserError
+from jfs.meta import background, files, inodes, jobs, namespace, sessions, trash, volume_format, xattrs
+from jfs.meta.access import X, permitted
+from jfs.meta.files import CompactionPlan, Written
+from jfs.meta.ids import Ids
+from jfs.meta.inodes import AttrChange
+from jfs.meta.jobs import DeletedQueue
+from jfs.meta.open_files import OpenFiles
+from jfs.meta.rename import Renamed, rename
+from jfs.meta.run import read, run
+from jfs.meta.settings import Settings
+from jfs.meta.transaction import ChargedTransaction, Engine, Transaction
+from jfs.meta.types import (
+    ROOT,
+    ROOT_INO,
+    TYPE_DIR,
+    TYPE_FILE,
+    TYPE_OF_S_IFMT,
+    TYPE_SYMLINK,
+    Attr,
+    Cred,
+    DeletedFile,
+    DirEntry,
+    Entry,
+    Ino,
+    Slice,
+    SliceRef,
+    is_trash,
+)
+from jfs.meta.unlink import Removed, rmdir, unlink
+from jfs.meta.usage import Reservation, StatFs, Usage
+
+__all__ = ["ClientOptions", "MetaClient", "StatFs"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+log = logging.getLogger(__name__)
+
+INODES_AT_ONCE: Final = 1024
+SLICES_AT_ONCE: Final = 4096
+SECOND: Final = 1_000_000_000
+CLOSE_TIMEOUT_S: Final = 30.0
+
+
+class ClientOptions(msgspec.Struct):
+    """How a client behaves.  The file layer reads `check_permissions` (fill `Cred.check`) and `max_deletes`."""
+
+    read_only: bool = False
+    atime_mode: str = "noatime"
+    skip_dir_mtime_ns: int = 0
+    heartbeat_s: float = 12.0
+    bgjob: bool = True
+    subdir: str = ""
+    max_deletes: int = 10
+    version: str = jfs.__version__
+    mountpoint: str = ""
+    check_permissions: bool = False
+
+
+class MetaClient:
+    """One volume, seen by one process."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        options: ClientOptions,
+        settings: Settings,
+        *,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.engine = engine
+        self.options = options
+        self.settings = settings
+        self.settings_text = settings.text()
+        self.now_ns = now_ns
+        self.sid = 0
+        self.root: Ino = ROOT_INO
+        self.usage = Usage()
+        self.open_files = OpenFiles()
+        self.deleted = DeletedQueue()
+        self.on_settings: list[Callable[[Settings], None]] = []
+        self.on_fatal: Callable[[str], None] = _log_fatal
+        self._info = b""
+        self._inodes = Ids(partial(self._next_ids, "nextInode", INODES_AT_ONCE), INODES_AT_ONCE)
+        self._slices = Ids(partial(self._next_ids, "nextChunk", SLICES_AT_ONCE), SLICES_AT_ONCE)
+        self._ids_low = trio.Event()
+        self._hour = (b"", 0)
+        self._flushing = trio.Lock()
+
+    # -- life
+
+    @classmethod
+    async def connect(
+        cls, engine: Engine, options: ClientOptions | None = None, *, now_ns: Callable[[], int] = time.time_ns
+    ) -> "MetaClient":
+        """The volume's client, without a session.  UserError where there is no volume, or none that jfs may write to."""
+        settings = await read(engine, volume_format.load_settings)
+        client = cls(engine, options or ClientOptions(), settings, now_ns=now_ns)
+        if not client.options.read_only:
+            if settings.change_log:
+                raise UserError("this volume has its change log on, which jfs does not write yet: use --read-only")
+            await engine.prepare()
+        await client.usage.load(engine)
+        if client.options.subdir.strip("/"):
+            client.root = await client._resolve_subdir(client.options.subdir)
+        return client
+
+    async def _resolve_subdir(self, path: str) -> Ino:
+        """The inode of a directory in the volume, made if it is missing and may be."""
+        ino: Ino = ROOT_INO
+        for name in path.encode(errors="surrogateescape").split(b"/"):
+            if name in (b"", b"."):
+                continue
+            try:
+                entry = await read(self.engine, namespace.lookup, ino, name)
+            except FsError as error:
+                if error.errno != errno.ENOENT or self.options.read_only:
+                    raise UserError(f"subdir {path}: {error}") from error
+                entry = await self.mkdir(ROOT, ino, name, 0o777)
+            if entry.attr.type != TYPE_DIR:
+                raise UserError(f"subdir {path}: {os.strerror(errno.ENOTDIR)}")
+            ino = entry.ino
+        return ino
+
+    async def start_session(self) -> None:
+        """Open a session in the volume; a read-only client has none and writes nothing."""
+        if self.options.read_only:
+            return
+        if self.settings.enable_acl:
+            raise UserError("this volume has ACLs enabled, which jfs does not support yet: use --read-only")
+        quotas = await read(self.engine, _dir_quotas)
+        if quotas:
+            log.warning(
+                "%d directory quotas are set on this volume: this version neither counts nor enforces them", quotas
+            )
+        now_ns = self.now_ns()
+        self._info = sessions.session_info(self.options.version, self.options.mountpoint, now_ns)
+        expire = sessions.expiry(now_ns, self.options.heartbeat_s)
+        self.sid = await self.write(sessions.new_session, expire, self._info)
+
+    async def close_session(self) -> None:
+        """Store what is pending and end the session; inodes that only it kept alive go.  Safe without a session."""
+        if self.options.read_only:
+            return
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
+            await self.flush_usage()
+            if self.sid:
+                sid, self.sid = self.sid, 0
+                await self._clean_session(sid, None)
+                await self.flush_usage()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Everything that goes on in the background, until cancelled."""
+        await background.run(self, task_status)
+
+    def now_s(self) -> int:
+        return self.now_ns() // SECOND
+
+    def fatal(self, why: str) -> None:
+        """The volume under this client is gone: whoever mounted it decides what becomes of the mount."""
+        self.on_fatal(why)
+
+    def take_settings(self, settings: Settings, text: bytes) -> None:
+        """Others have changed the settings."""
+        log.info("found new configuration: %s", msgspec.json.encode(settings.public()).decode())
+        self.settings = settings
+        self.settings_text = text
+        for listener in self.on_settings:
+            listener(settings)
+
+    # -- transactions
+
+    async def write(self, operation: Callable[[Transaction, *Ts], Awaitable[T]], *args: *Ts) -> T:
+        """Run an operation that changes the volume, and book what it charges.  EROFS on a read-only client."""
+        if self.options.read_only:
+            raise FsError(errno.EROFS)
+        result, charges = await run(self.engine, operation, *args)
+        self.usage.add(charges)
+        return result
+
+    async def grow(self, operation: Callable[[Transaction, *Ts], Awaitable[T]], *args: *Ts) -> T:
+        """The same for one that may need more room: ENOSPC, and nothing changed, where the volume's limits forbid it."""
+        if self.settings.capacity <= 0 and self.settings.inodes <= 0:
+            return await self.write(operation, *args)
+        reservation = Reservation()
+
+        async def within_limits(tx: Transaction) -> T:
+            self.usage.release(reservation)  # of the try before this one
+            result = await operation(tx, *args)
+            self.usage.reserve(self.settings, reservation, cast(ChargedTransaction, tx).charges)
+            return result
+
+        try:
+            return await self.write(within_limits)
+        finally:
+            self.usage.release(reservation)
+
+    # -- subdirectory mounts
+
+    def _real(self, ino: Ino) -> Ino:
+        return self.root if ino == ROOT_INO else ino
+
+    def _shown(self, entry: Entry) -> Entry:
+        return Entry(ROOT_INO, entry.attr) if entry.ino == self.root else entry
+
+    # -- names
+
+    async def lookup(self, cred: Cred, parent: Ino, name: bytes) -> Entry:
+        parent = self._real(parent)
+        if cred.check:
+            await self.access(cred, parent, X)
+        if name == b".." and parent == self.root:
+            name = b"."
+        return self._shown(await read(self.engine, namespace.lookup, parent, name))
+
+    async def access(self, cred: Cred, ino: Ino, mask: int) -> None:
+        """EACCES where the mode bits refuse some of `mask` (R 4, W 2, X 1)."""
+        if not permitted(await self.getattr(ino), cred, mask):
+            raise FsError(errno.EACCES)
+
+    async def mknod(self, cred: Cred, parent: Ino, name: bytes, mode: int, rdev: int) -> Entry:
+        """`mode` with its type bits; none of them: a regular file."""
+        attr_type = TYPE_OF_S_IFMT.get(stat.S_IFMT(mode) or stat.S_IFREG)
+        if attr_type is None or attr_type in (TYPE_DIR, TYPE_SYMLINK):
+            raise FsError(errno.EINVAL)
+        return await self._mknod(cred, parent, name, await self._inodes.draw(), attr_type, mode, rdev=rdev)
+
+    async def mkdir(self, cred: Cred, parent: Ino, name: bytes, mode: int) -> Entry:
+        return await self._mknod(cred, parent, name, await self._inodes.draw(), TYPE_DIR, mode)
+
+    async def symlink(self, cred: Cred, parent: Ino, name: bytes, target: bytes) -> Entry:
+        ino = await self._inodes.draw()
+        return await self._mknod(cred, parent, name, ino, TYPE_SYMLINK, 0o777, target=target)
+
+    async def _mknod(
+        self,
+        cred: Cred,
+        parent: Ino,
+        name: bytes,
+        ino: Ino,
+        attr_type: int,
+        mode: int,
+        *,
+        rdev: int = 0,
+        target: bytes = b"",
+    ) -> Entry:
+        operation = partial(namespace.mknod, target=target, skip_mtime_ns=self.options.skip_dir_mtime_ns)
+        parent = self._real(parent)
+        return await self.grow(operation, cred, parent, name, ino, attr_type, stat.S_IMODE(mode), rdev, self.now_ns())
+
+    async def link(self, cred: Cred, ino: Ino, parent: Ino, name: bytes) -> Entry:
+        operation = partial(namespace.link, skip_mtime_ns=self.options.skip_dir_mtime_ns)
+        return await self.grow(operation, cred, self._real(ino), self._real(parent), name, self.now_ns())
+
+    async def readdir(self, cred: Cred, ino: Ino, after: bytes | None, limit: int) -> list[DirEntry]:
+        ino = self._real(ino)
+        page = await read(self.engine, namespace.readdir, cred, ino, after, limit)
+        if after is None:
+            await self.touch_atime(ino)
+        return page
+
+    async def readlink(self, ino: Ino) -> bytes:
+        target = await read(self.engine, namespace.readlink, ino)
+        await self.touch_atime(ino)
+        return target
+
+    async def unlink(self, cred: Cred, parent: Ino, name: bytes, *, skip_trash: bool = False) -> Removed:
+        parent = self._real(parent)
+        hour = None if skip_trash else await self._trash_hour(parent)
+        operation = partial(unlink, skip_trash=skip_trash, skip_mtime_ns=self.options.skip_dir_mtime_ns)
+        with self.open_files.removal() as removal:
+            removed = await self.write(operation, cred, parent, name, hour, removal.opened, self.sid, self.now_ns())
+            gone = self._took_away(removed)
+        if gone:
+            await self._let_go(removed.ino)
+        return removed
+
+    async def rmdir(self, cred: Cred, parent: Ino, name: bytes, *, skip_trash: bool = False) -> Removed:
+        parent = self._real(parent)
+        hour = None if skip_trash else await self._trash_hour(parent)
+        operation = partial(rmdir, skip_trash=skip_trash, skip_mtime_ns=self.options.skip_dir_mtime_ns)
+        return await self.write(operation, cred, parent, name, hour, self.open_files.is_open, self.sid, self.now_ns())
+
+    async def rename(
+        self, cred: Cred, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int
+    ) -> Renamed:
+        parent, new_parent = self._real(parent), self._real(new_parent)
+        hour = await self._trash_hour(new_parent)
+        operation = partial(rename, skip_mtime_ns=self.options.skip_dir_mtime_ns)
+        with self.open_files.removal() as removal:
+            renamed = await self.write(
+                operation,
+                cred,
+                parent,
+                name,
+                new_parent,
+                new_name,
+                flags,
+                hour,
+                removal.opened,
+                self.sid,
+                self.now_ns(),
+            )
+            gone = renamed.replaced is not None and self._took_away(renamed.replaced)
+        if gone and renamed.replaced is not None:
+            await self._let_go(renamed.replaced.ino)
+        return renamed
+
+    async def _trash_hour(self, parent: Ino) -> Ino | None:
+        """The directory that takes what is removed from `parent` now; None where there is no trash for it."""
+        if self.settings.trash_days <= 0 or is_trash(parent):
+            return None
+        now_ns = self.now_ns()
+        name = trash.hour_name(now_ns)
+        if self._hour[0] != name:
+            self._hour = (name, await self.write(trash.ensure_hour, now_ns))
+        return self._hour[1]
+
+    async def remove_trash_hour(self, name: bytes) -> None:
+        """Remove an emptied hour directory."""
+        await self.write(trash.remove_hour, name)
+        self._hour = (b"", 0)
+
+    def _took_away(self, removed: Removed) -> bool:
+        """A removal has committed: queue the data.  Whether the inode was to live for its handles, all closed by now."""
+        if removed.deleted is not None:
+            self.deleted.put(removed.deleted)
+        return removed.sustained and self.open_files.sustain(removed.ino)
+
+    # -- attributes
+
+    async def getattr(self, ino: Ino) -> Attr:
+        return await read(self.engine, inodes.getattr, self._real(ino))
+
+    async def setattr(self, cred: Cred, ino: Ino, change: AttrChange, *, opened: bool = False) -> Attr:
+        operation = partial(inodes.setattr, opened=True) if opened else inodes.setattr
+        return await self.write(operation, cred, self._real(ino), change, self.now_ns())
+
+    async def touch_atime(self, ino: Ino) -> None:
+        """An inode was read: note when, as far as the atime mode wants that."""
+        if self.options.atime_mode == "noatime" or self.options.read_only:
+            return
+        try:
+            await self.write(inodes.touch_atime, self._real(ino), self.options.atime_mode, self.now_ns())
+        except FsError as error:
+            if error.errno != errno.ENOENT:
+                raise
+
+    async def getxattr(self, ino: Ino, name: bytes) -> bytes:
+        return await read(self.engine, xattrs.getxattr, self._real(ino), name)
+
+    async def setxattr(self, cred: Cred, ino: Ino, name: bytes, value: bytes, flags: int) -> None:
+        await self.write(xattrs.setxattr, cred, self._real(ino), name, value, flags, self.now_ns())
+
+    async def listxattr(self, ino: Ino) -> list[bytes]:
+        return await read(self.engine, xattrs.listxattr, self._real(ino))
+
+    async def removexattr(self, cred: Cred, ino: Ino, name: bytes) -> None:
+        await self.write(xattrs.removexattr, cred, self._real(ino), name, self.now_ns())
+
+    async def statfs(self) -> StatFs:
+        return self.usage.statfs(self.settings)
+
+    # -- open files
+
+    def is_open(self, ino: Ino) -> bool:
+        return self.open_files.is_open(self._real(ino))
+
+    async def create(self, cred: Cred, parent: Ino, name: bytes, mode: int, flags: int) -> Entry:
+        """Make a file and open it; without O_EXCL open the one that is there."""
+        while True:
+            ino = await self._inodes.draw()
+            self.open_files.add(ino)
+            try:
+                return await self._mknod(cred, parent, name, ino, TYPE_FILE, mode)
+            except BaseException as error:
+                self.open_files.leave(ino)
+                if not isinstance(error, FsError) or error.errno != errno.EEXIST or flags & os.O_EXCL:
+                    raise
+            try:
+                entry = await self.lookup(cred, parent, name)
+                if entry.attr.type != TYPE_FILE:
+                    raise FsError(errno.EISDIR if entry.attr.type == TYPE_DIR else errno.EEXIST)
+                return Entry(entry.ino, await self.open(cred, entry.ino, flags))
+            except FsError as error:
+                if error.errno != errno.ENOENT:  # it was removed meanwhile: make it after all
+                    raise
+
+    async def open(self, cred: Cred, ino: Ino, flags: int) -> Attr:
+        """Count the inode as open until `close`."""
+        ino = self._real(ino)
+        if self.options.read_only and flags & (os.O_ACCMODE | os.O_TRUNC):
+            raise FsError(errno.EROFS)
+        await self.open_files.enter(ino)
+        try:
+            attr = await read(self.engine, files.check_open, cred, ino, flags)
+            await self.touch_atime(ino)
+        except BaseException:
+            await self.close(ino)
+            raise
+        return attr
+
+    async def close(self, ino: Ino) -> None:
+        """The last close of an inode without a name ends it."""
+        ino = self._real(ino)
+        if self.open_files.leave(ino):
+            await self._let_go(ino)
+
+    async def _let_go(self, ino: Ino) -> None:
+        """Delete an inode that lived on for this session's handles.  If it fails, the end of the session does it."""
+        with trio.CancelScope(shield=True):
+            deleted = await self.write(files.sustained_gone, self.sid, ino, self.now_ns())
+        if deleted is not None:
+            self.deleted.put(deleted)
+
+    # -- bytes
+
+    async def truncate(self, cred: Cred, ino: Ino, length: int, *, opened: bool = False) -> Attr:
+        operation = partial(files.truncate, opened=True) if opened else files.truncate
+        return await self.grow(operation, cred, ino, length, self.now_ns())
+
+    async def new_slice_id(self) -> int:
+        return await self._slices.draw()
+
+    async def read_chunk(self, ino: Ino, index: int) -> list[Slice]:
+        return await read(self.engine, files.read_chunk, ino, index)
+
+    async def write_slice(self, ino: Ino, index: int, record: Slice, mtime_ns: int) -> Written:
+        return await self.grow(files.write_slice, ino, index, record, mtime_ns, self.now_ns())
+
+    async def compaction_candidate(self, ino: Ino, index: int) -> CompactionPlan | None:
+        return await read(self.engine, files.compaction_candidate, ino, index)
+
+    async def commit_compaction(self, plan: CompactionPlan, slice_id: int) -> list[SliceRef]:
+        """The slices that are dead now.  EINVAL: the chunk has changed, the new slice's blocks are to be removed."""
+        operation = partial(files.commit_compaction, delay=self.settings.trash_days > 0)
+        return await self.write(operation, plan, slice_id, self.now_ns())
+
+    # -- data to remove
+
+    async def release_chunks(self, deleted: DeletedFile) -> AsyncIterator[SliceRef]:
+        """Take a deleted file apart: its slices that nothing refers to any more; at the end the file is forgotten."""
+        indexes = await read(self.engine, files.deleted_chunks, deleted)
+        if indexes is None:
+            log.error("inode %d is on the list of deleted files but exists: its data stays", deleted.ino)
+            indexes = []
+        for index in indexes:
+            for ref in await self.write(files.release_file, deleted, index):
+                yield ref
+        await self.write(files.forget_deleted_file, deleted)
+
+    async def forget_slice(self, ref: SliceRef) -> None:
+        """The blocks of a dead slice have been removed."""
+        await self.write(files.forget_slice, ref)
+
+    # -- durability
+
+    async def sync(self) -> None:
+        await self.engine.sync()
+
+    def wants_checkpoint(self) -> bool:
+        return self.engine.wants_checkpoint()
+
+    async def checkpoint(self) -> None:
+        await self.engine.checkpoint()
+
+    # -- the books, the session, the jobs
+
+    async def flush_usage(self) -> None:
+        """Store usage counters and directory statistics that are pending."""
+        async with self._flushing:
+            await self.usage.flush(self.engine, dir_stats=self.settings.dir_stats)
+
+    async def refresh_session(self) -> None:
+        if not self.sid:
+            return
+        expire = sessions.expiry(self.now_ns(), self.options.heartbeat_s)
+        if not await self.write(sessions.refresh_session, self.sid, expire, self._info):
+            log.warning("session %d had been ended as stale by another client; it is open again", self.sid)
+
+    async def claim(self, counter: str, period_s: float) -> bool:
+        """Whether this client shall do the job now."""
+        return await self.write(jobs.claim_job, counter, period_s, self.now_s())
+
+    async def clean_stale_sessions(self) -> None:
+        """End the sessions whose clients are gone."""
+        now_s = self.now_s()
+        for sid in await read(self.engine, sessions.stale_sessions, now_s):
+            log.info("cleaning up stale session %d", sid)
+            await self._clean_session(sid, now_s)
+
+    async def _clean_session(self, sid: int, stale_before: int | None) -> None:
+        sustained = await self.write(sessions.begin_clean_up, sid, stale_before)
+        if sustained is None:
+            return
+        for ino in sustained:
+            deleted = await self.write(files.sustained_gone, sid, ino, self.now_ns())
+            if deleted is not None:
+                self.deleted.put(deleted)
+        await self.write(sessions.end_session, sid, stale_before)
+
+    async def _next_ids(self, counter: str, count: int) -> tuple[int, int]:
+        end = await self.write(_add_counter, counter, count)
+        first = end - count
+        return (max(first, ROOT_INO + 1) if counter == "nextInode" else max(first, 1)), end
+
+    async def refill_ids(self) -> None:
+        """Draw the next batches ahead of need, until cancelled."""
+        while True:
+            self._ids_low = trio.Event()
+            self._inodes.on_low = self._slices.on_low = self._ids_low.set
+            try:
+                await self._inodes.refill()
+                await self._slices.refill()
+            except FsError as error:
+                log.warning("drawing ids ahead failed: %s", error)
+            await self._ids_low.wait()
+
+
+async def _add_counter(tx: Transaction, name: str, delta: int) -> int:
+    return await tx.add_counter(name, delta)
+
+
+async def _dir_quotas(tx: Transaction) -> int:
+    return len(await tx.dir_quotas())
+
+
+def _log_fatal(why: str) -> None:
+    log.critical("%s", why)

@@ -1,0 +1,102 @@
+"""Making a volume and changing its settings.  Usable without an event loop on engines that answer inline."""
+
+from typing import Final
+
+from jfs.errors import UserError
+from jfs.meta.settings import Settings
+from jfs.meta.transaction import Transaction
+from jfs.meta.types import DIR_LENGTH, ROOT_INO, TRASH_INO, TYPE_DIR, Attr
+
+FIXED_FIELDS: Final = {
+    "name": "name",
+    "block_size": "block size",
+    "compression": "compression",
+    "shards": "shards",
+    "hash_prefix": "hash prefix",
+    "meta_version": "metadata version",
+}
+FIRST_COUNTERS: Final = {
+    "nextInode": 2,
+    "nextChunk": 1,
+    "nextSession": 0,
+    "usedSpace": 0,
+    "totalInodes": 0,
+    "nextCleanupSlices": 0,
+}
+_PAGE: Final = 1000
+
+
+async def load_settings(tx: Transaction) -> Settings:
+    """The volume's settings.  UserError where nothing is formatted, or for newer clients only."""
+    text = await tx.settings()
+    if text is None:
+        raise UserError("database is not formatted, please run `jfs format ...` first")
+    return Settings.parse(text)
+
+
+async def create_volume(tx: Transaction, settings: Settings, now_ns: int) -> None:
+    """Write the first records of a new volume.  UserError where there is one already."""
+    if await tx.settings() is not None:
+        raise UserError("the database is formatted already")
+    _put_folder(tx, ROOT_INO, 0o777, now_ns)
+    if settings.trash_days > 0:
+        _put_folder(tx, TRASH_INO, 0o555, now_ns)
+    for name, value in FIRST_COUNTERS.items():
+        tx.put_counter(name, value)
+    tx.put_settings(settings.text())
+
+
+def _put_folder(tx: Transaction, ino: int, mode: int, now_ns: int) -> None:
+    tx.put_attr(
+        ino,
+        Attr(
+            type=TYPE_DIR,
+            mode=mode,
+            atime_ns=now_ns,
+            mtime_ns=now_ns,
+            ctime_ns=now_ns,
+            nlink=2,
+            length=DIR_LENGTH,
+            parent=ROOT_INO,
+        ),
+    )
+
+
+async def update_settings(tx: Transaction, settings: Settings, now_ns: int, *, force: bool = False) -> Settings:
+    """Replace the volume's settings; the new ones as stored.  The UUID stays.
+
+    UserError for a change of what the data's layout depends on, unless forced.
+    """
+    old = await load_settings(tx)
+    if not force:
+        require_compatible(old, settings)
+    settings.uuid = old.uuid
+    if settings.trash_days > 0 and await tx.attr(TRASH_INO) is None:
+        _put_folder(tx, TRASH_INO, 0o555, now_ns)
+    if settings.dir_stats and not old.dir_stats:
+        await _drop_dir_stats(tx)
+    tx.put_settings(settings.text())
+    return settings
+
+
+def require_compatible(old: Settings, new: Settings) -> None:
+    """UserError that names the first field which cannot change once a volume is made."""
+    for field, label in FIXED_FIELDS.items():
+        before, after = getattr(old, field), getattr(new, field)
+        if before != after:
+            raise UserError(f"cannot update volume {label} from {before} to {after}")
+    if old.enable_acl and not new.enable_acl:
+        raise UserError("cannot disable acl")
+
+
+async def _drop_dir_stats(tx: Transaction) -> None:
+    """Statistics that nobody has kept up to date would be wrong: those that are missing are counted afresh."""
+    cursor: bytes | None = None
+    stale = []
+    while True:
+        page, cursor = await tx.all_dir_stats(cursor, _PAGE)
+        stale += [ino for ino, _ in page]
+        if cursor is None:
+            break
+    for ino in stale:
+        tx.delete_dir_stat(ino)
