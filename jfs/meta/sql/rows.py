@@ -1,21 +1,17 @@
 """Rows of the relational schema as records, both directions.
 
-Every check that a row is what the schema says is here: SQLite lets any value into any column, and a damaged one must be
+The checks that a row is what the schema says are here: SQLite lets any value into any column, and a damaged one must be
 named, not guessed at.  Whatever SQL text a column holds arrives as bytes (see `sqlite3.py`).
 """
 
-from collections.abc import Iterable, Sequence
-from struct import Struct
 from typing import Any, Final
 
 from jfs.errors import CorruptRecord
-from jfs.meta.types import Attr, DelayedSlices, Dentry, Ino, Slice, SliceRef
+from jfs.meta.schema import decode_slice_refs, decode_slices
+from jfs.meta.types import Attr, DelayedSlices, Dentry, Ino, Slice
 
 Row = tuple[Any, ...]
 
-_SLICE: Final = Struct(">IQIII")
-_REF: Final = Struct(">QI")
-SLICE_BYTES: Final = _SLICE.size
 _U64: Final = (1 << 64) - 1
 
 NODE_COLUMNS: Final = (
@@ -128,28 +124,16 @@ def dentry_of(parent: Ino, name: bytes, kind: Any, ino: Any) -> Dentry:
 
 def slices_of(ino: Ino, index: int, value: Any) -> list[Slice]:
     """The records of a chunk."""
-    if type(value) is not bytes or len(value) % SLICE_BYTES:
-        raise CorruptRecord(f"chunk {ino}/{index}", f"slices: {value!r:.100}, not a multiple of {SLICE_BYTES} bytes")
-    return [Slice(*fields) for fields in _SLICE.iter_unpack(value)]
-
-
-def pack_slices(slices: Sequence[Slice]) -> bytes:
-    if len(slices) == 1:
-        one = slices[0]
-        return _SLICE.pack(one.pos, one.id, one.size, one.offset, one.length)
-    return b"".join([_SLICE.pack(s.pos, s.id, s.size, s.offset, s.length) for s in slices])
+    key = f"chunk {ino}/{index}"
+    return decode_slices(blob(key, value), key)
 
 
 def delayed_of(row: Row) -> DelayedSlices:
     """A row (chunkid, deleted, slices) of the delayed slices."""
     new_id, when, value = row
-    if type(when) is not int or type(value) is not bytes or len(value) % _REF.size:
-        raise CorruptRecord(f"delslices {new_id}", f"deleted {when!r}, slices {value!r:.100}")
-    return DelayedSlices(new_id, when, [SliceRef(*fields) for fields in _REF.iter_unpack(value)])
-
-
-def pack_refs(refs: Iterable[SliceRef]) -> bytes:
-    return b"".join([_REF.pack(ref.id, ref.size) for ref in refs])
+    key = f"delslices {new_id}"
+    integers(key, (when,))
+    return DelayedSlices(new_id, when, decode_slice_refs(blob(key, value), key))
 
 
 def integers(key: str, row: Row) -> Row:

@@ -10,8 +10,8 @@ from struct import Struct
 from typing import Any, Final
 
 from jfs.errors import CorruptRecord
+from jfs.meta.schema import encode_slice_refs, encode_slices
 from jfs.meta.sql.rows import (
-    SLICE_BYTES,
     Row,
     attr_of,
     blob,
@@ -19,8 +19,6 @@ from jfs.meta.sql.rows import (
     dentry_of,
     integers,
     node_row,
-    pack_refs,
-    pack_slices,
     slices_of,
     unsigned,
 )
@@ -43,6 +41,7 @@ from jfs.meta.types import (
     SliceRef,
 )
 
+_SLICE_BYTES: Final = 24
 _CURSOR: Final = Struct(">q")
 
 
@@ -187,14 +186,14 @@ class SqlTransaction:
         return [index for (index,) in self._rows(self._sql.chunk_indexes, ino, first, end)]
 
     async def append_slices(self, ino: Ino, index: int, slices: Sequence[Slice]) -> int:
-        size = self._one(self._sql.append_slices, ino, index, pack_slices(slices))
-        records, rest = divmod(size, SLICE_BYTES)
+        size = self._one(self._sql.append_slices, ino, index, encode_slices(slices))
+        records, rest = divmod(size, _SLICE_BYTES)
         if rest:
-            raise CorruptRecord(f"chunk {ino}/{index}", f"{size} bytes of slices, not a multiple of {SLICE_BYTES}")
+            raise CorruptRecord(f"chunk {ino}/{index}", f"{size} bytes are no whole number of slice records")
         return int(records)
 
     def put_slices(self, ino: Ino, index: int, slices: Sequence[Slice]) -> None:
-        self._execute(self._sql.put_slices, (ino, index, pack_slices(slices)))
+        self._execute(self._sql.put_slices, (ino, index, encode_slices(slices)))
 
     def delete_chunk(self, ino: Ino, index: int) -> None:
         self._execute(self._sql.delete_chunk, (ino, index))
@@ -228,7 +227,7 @@ class SqlTransaction:
         return [delayed_of(row) for row in self._rows(self._sql.delayed_slices, before, limit)]
 
     def put_delayed_slices(self, delayed: DelayedSlices) -> None:
-        self._execute(self._sql.put_delayed_slices, (delayed.id, delayed.when, pack_refs(delayed.slices)))
+        self._execute(self._sql.put_delayed_slices, (delayed.id, delayed.when, encode_slice_refs(delayed.slices)))
 
     def delete_delayed_slices(self, delayed: DelayedSlices) -> None:
         self._execute(self._sql.delete_delayed_slices, (delayed.id,))
