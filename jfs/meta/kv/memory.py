@@ -7,7 +7,6 @@ It is the strictest engine that the contract allows, and deterministic: guards o
 from bisect import bisect_left, insort
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Final
 
 from jfs.errors import Conflict
 from jfs.meta.kv.transaction import KvTransaction
@@ -155,7 +154,7 @@ class MemoryTransaction:
 class MemoryEngine:
     """An empty volume in memory."""
 
-    scheme: Final = "memkv"
+    scheme = "memkv"
 
     def __init__(self) -> None:
         self.store = MemoryStore()
