@@ -5,7 +5,6 @@ version does not know survives a rewrite.  Secrets stay as they are stored: encr
 """
 
 import re
-import uuid as uuids
 from typing import Any, Final
 
 import msgspec
@@ -135,12 +134,14 @@ class Settings(msgspec.Struct, rename=FIELDS):
         storage_class: str = "",
     ) -> "Settings":
         """A new volume's, with a UUID of its own.  UserError for a name that no volume may have."""
+        import uuid
+
         check_name(name)
         if not 0 <= shards <= MAX_SHARDS:
             raise UserError(f"invalid number of shards {shards}: it must be 0 to {MAX_SHARDS}")
         return cls(
             name=name,
-            uuid=str(uuids.uuid4()),
+            uuid=str(uuid.uuid4()),
             storage=storage,
             storage_class=storage_class,
             tiers=default_tiers(storage_class),
