@@ -114,8 +114,10 @@ class MetaClient:
         cls, engine: Engine, options: ClientOptions | None = None, *, now_ns: Callable[[], int] = time.time_ns
     ) -> "MetaClient":
         """The volume's client, without a session.  UserError where there is no volume, or none that jfs may write to."""
-        settings = await read(engine, volume_format.load_settings)
+        text = await read(engine, volume_format.load_text)
+        settings = Settings.parse(text)
         client = cls(engine, options or ClientOptions(), settings, now_ns=now_ns)
+        client.settings_text = text
         if not client.options.read_only:
             if settings.change_log:
                 raise UserError("this volume has its change log on, which jfs does not write yet: use --read-only")

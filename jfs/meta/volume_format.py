@@ -26,12 +26,17 @@ FIRST_COUNTERS: Final = {
 _PAGE: Final = 1000
 
 
-async def load_settings(tx: Transaction) -> Settings:
-    """The volume's settings.  UserError where nothing is formatted, or for newer clients only."""
+async def load_text(tx: Transaction) -> bytes:
+    """The volume's settings as stored.  UserError where nothing is formatted."""
     text = await tx.settings()
     if text is None:
         raise UserError("database is not formatted, please run `jfs format ...` first")
-    return Settings.parse(text)
+    return text
+
+
+async def load_settings(tx: Transaction) -> Settings:
+    """The volume's settings.  UserError where nothing is formatted, or for newer clients only."""
+    return Settings.parse(await load_text(tx))
 
 
 async def create_volume(tx: Transaction, settings: Settings, now_ns: int) -> None:
