@@ -1,0 +1,24 @@
+"""The metadata engines: what is tested here holds on each of them."""
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from jfs.meta.engines import open_engine
+from jfs.meta.kv.memory import MemoryEngine
+from jfs.meta.run import run_inline
+from jfs.meta.transaction import Engine
+
+
+@pytest.fixture(params=["memory", "sqlite3"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Engine, None, None]:
+    """An engine with an empty database that is ready for use."""
+    opened: Engine
+    if request.param == "memory":
+        opened = MemoryEngine()
+    else:
+        opened = open_engine(f"sqlite3://{tmp_path}/meta.db", create=True)
+    run_inline(opened.prepare())
+    yield opened
+    run_inline(opened.close())
