@@ -29,7 +29,7 @@ from jfs.meta.types import (
 )
 
 SECOND: Final = 1_000_000_000
-MAX_CHUNKS: Final = 1 << 32
+MAX_CHUNKS: Final = MAX_FILE_SIZE // CHUNK_SIZE + 1
 
 
 class Written(msgspec.Struct, frozen=True, gc=False):
