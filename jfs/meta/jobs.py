@@ -38,7 +38,7 @@ class DeletedQueue:
     def __init__(self, limit: int = QUEUE_LIMIT) -> None:
         self._items: deque[Deleted] = deque()
         self._limit = limit
-        self._filled = trio.Event()
+        self._waiting = trio.lowlevel.ParkingLot()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -48,7 +48,7 @@ class DeletedQueue:
         if len(self._items) >= self._limit:
             return False
         self._items.append(item)
-        self._filled.set()
+        self._waiting.unpark()
         return True
 
     def take(self) -> Deleted | None:
@@ -58,8 +58,7 @@ class DeletedQueue:
     async def get(self) -> Deleted:
         """The oldest one, once there is any."""
         while not self._items:
-            self._filled = trio.Event()
-            await self._filled.wait()
+            await self._waiting.park()
         return self._items.popleft()
 
 

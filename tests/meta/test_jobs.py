@@ -1,0 +1,153 @@
+"""The hourly jobs: who does them, and what they find."""
+
+import pytest
+import trio
+import trio.testing
+
+from jfs.meta import jobs
+from jfs.meta.client import MetaClient
+from jfs.meta.jobs import DeletedQueue
+from jfs.meta.transaction import Engine, Transaction
+from jfs.meta.types import ROOT, ROOT_INO, TRASH_INO, DeletedFile, SliceRef
+from tests.meta.volumes import Clock, append, assert_clean, connect, do, make_file, new_volume, remove_data
+
+
+async def test_a_job_is_claimed_once_in_its_period(engine: Engine) -> None:
+    await new_volume(engine)
+    assert await do(engine, jobs.claim_job, "lastCleanupFiles", 3600, 1_000_000)
+    assert not await do(engine, jobs.claim_job, "lastCleanupFiles", 3600, 1_000_001)
+    assert not await do(engine, jobs.claim_job, "lastCleanupFiles", 3600, 1_003_239)
+    assert await do(engine, jobs.claim_job, "lastCleanupTrash", 3600, 1_000_001)
+    assert await do(engine, jobs.claim_job, "lastCleanupFiles", 3600, 1_003_240)
+
+
+async def test_files_that_a_dead_client_left(engine: Engine) -> None:
+    clock = Clock()
+    client = await new_volume(engine, clock, trash_days=0)
+    ino = (await make_file(client, b"f")).ino
+    await append(client, ino, 0, 0, 10)
+    await client.unlink(ROOT, ROOT_INO, b"f")
+    await client.close_session()
+    other = await connect(engine, clock)
+    await jobs.hourly(other)
+    assert len(other.deleted) == 0
+    clock.advance(4000)
+    await jobs.hourly(other)
+    assert len(await remove_data(other)) == 1
+    await assert_clean(other)
+
+
+async def test_dead_slices_are_found(engine: Engine) -> None:
+    client = await new_volume(engine, trash_days=0)
+    ino = (await make_file(client, b"f")).ino
+    record = await append(client, ino, 0, 0, 10)
+    await client.unlink(ROOT, ROOT_INO, b"f")
+    deleted = client.deleted.take()
+    assert isinstance(deleted, DeletedFile)
+    assert [ref.id async for ref in client.release_chunks(deleted)] == [record.id]  # and the client died
+    await jobs.hourly(client)
+    assert await remove_data(client) == [record.id]
+    await jobs.find_dead_slices(client)
+    assert len(client.deleted) == 0
+
+
+async def test_trash_expires(engine: Engine) -> None:
+    clock = Clock()
+    client = await new_volume(engine, clock, trash_days=1)
+    ino = (await make_file(client, b"f")).ino
+    record = await append(client, ino, 0, 0, 10)
+    await client.mkdir(ROOT, ROOT_INO, b"d", 0o755)
+    for name in (b"d",):
+        await client.rmdir(ROOT, ROOT_INO, name)
+    await client.unlink(ROOT, ROOT_INO, b"f")
+    await make_file(client, b"g")
+    clock.advance(25 * 3600)
+    await client.unlink(ROOT, ROOT_INO, b"g")
+    await jobs.hourly(client)
+    assert len(await client.readdir(ROOT, TRASH_INO, None, 10)) == 2
+    clock.advance(3 * 3600)
+    await jobs.hourly(client)
+    assert len(await client.readdir(ROOT, TRASH_INO, None, 10)) == 1
+    assert await remove_data(client) == [record.id]
+    await assert_clean(client)
+
+
+async def compacted(client: MetaClient) -> list[int]:
+    ino = (await make_file(client, b"f")).ino
+    old = [(await append(client, ino, 0, 100 * number, 100)).id for number in range(3)]
+    plan = await client.compaction_candidate(ino, 0)
+    assert plan is not None
+    await client.commit_compaction(plan, await client.new_slice_id())
+    return old
+
+
+async def test_slices_kept_for_the_trash_expire(engine: Engine) -> None:
+    clock = Clock()
+    client = await new_volume(engine, clock, trash_days=1)
+    old = await compacted(client)
+    await assert_clean(client)
+    await jobs.hourly(client)
+    assert len(client.deleted) == 0
+    clock.advance(24 * 3600 + 10)
+    await jobs.hourly(client)
+    assert await remove_data(client) == old
+    await assert_clean(client)
+
+
+async def test_slices_expire_for_the_commands_too(engine: Engine) -> None:
+    client = await new_volume(engine)
+    old = await compacted(client)
+    assert sorted([ref.id async for ref in jobs.expire_delayed(client, 1 << 40)]) == old
+
+
+async def test_a_trash_directory_with_content_goes_too(engine: Engine) -> None:
+    client = await new_volume(engine)
+    folder = await client.mkdir(ROOT, ROOT_INO, b"d", 0o755)
+    await client.rmdir(ROOT, ROOT_INO, b"d")
+
+    async def fill(tx: Transaction) -> None:  # as a client without guards may do
+        from jfs.meta.namespace import mknod
+
+        attr = await tx.attr(folder.ino)
+        assert attr is not None
+        hour, attr.parent = attr.parent, ROOT_INO
+        tx.put_attr(folder.ino, attr)
+        await mknod(tx, ROOT, folder.ino, b"x", 7777, 1, 0o644, 0, 5)
+        attr.parent = hour
+        tx.put_attr(folder.ino, attr)
+
+    await client.write(fill)
+    assert await jobs.expire_trash(client, 1 << 40) == 2
+    assert await client.readdir(ROOT, TRASH_INO, None, 10) == []
+    await assert_clean(client)
+
+
+async def test_the_queue_is_bounded_and_in_order() -> None:
+    queue = DeletedQueue(limit=2)
+    first, second = SliceRef(1, 1), DeletedFile(2, 2, 2)
+    assert queue.take() is None
+    assert queue.put(first)
+    assert queue.put(second)
+    assert not queue.put(first)
+    assert [await queue.get(), queue.take(), len(queue)] == [first, second, 0]
+    got: list[object] = []
+
+    async def wait() -> None:
+        got.append(await queue.get())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        queue.put(first)
+        queue.put(second)
+    assert got == [first, second] or got == [second, first]
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+async def test_a_client_without_a_session_can_close(engine: Engine, read_only: bool) -> None:
+    client = await new_volume(engine)
+    await client.close_session()
+    again = await connect(engine, read_only=read_only)
+    await again.close_session()
+    await again.close_session()
