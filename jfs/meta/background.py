@@ -57,7 +57,7 @@ async def heartbeat(client: "MetaClient") -> None:
     if not client.options.read_only:
         await client.refresh_session()
     await follow_settings(client)
-    await client.usage.load(client.engine)
+    await client.load_usage()
     if client.options.read_only or not client.options.bgjob:
         return
     if await client.claim("lastCleanupSessions", client.options.heartbeat_s):

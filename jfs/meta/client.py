@@ -185,6 +185,10 @@ class MetaClient:
     def take_settings(self, settings: Settings, text: bytes) -> None:
         """Others have changed the settings."""
         log.info("found new configuration: %s", msgspec.json.encode(settings.public()).decode())
+        if settings.change_log and not self.settings.change_log and not self.options.read_only:
+            log.error("the change log was turned on: what this client changes will be missing from it")
+        if settings.enable_acl and not self.settings.enable_acl:
+            log.warning("ACLs were enabled: this client keeps them, but does not apply them")
         self.settings = settings
         self.settings_text = text
         for listener in self.on_settings:
@@ -492,6 +496,11 @@ class MetaClient:
         """Store usage counters and directory statistics that are pending."""
         async with self._flushing:
             await self.usage.flush(self.engine, dir_stats=self.settings.dir_stats)
+
+    async def load_usage(self) -> None:
+        """Take in what other clients have booked."""
+        async with self._flushing:  # a count read before a flush must not replace the one that the flush gave
+            await self.usage.load(self.engine)
 
     async def refresh_session(self) -> None:
         if not self.sid:

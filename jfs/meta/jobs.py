@@ -16,7 +16,7 @@ from jfs.errors import FsError
 from jfs.meta import files, trash
 from jfs.meta.run import read
 from jfs.meta.transaction import Transaction
-from jfs.meta.types import ROOT, TYPE_DIR, DelayedSlices, DeletedFile, DirEntry, Ino, SliceRef
+from jfs.meta.types import ROOT, TYPE_DIR, DelayedSlices, DeletedFile, DirEntry, Ino, SliceRef, charged_space
 
 if TYPE_CHECKING:
     from jfs.meta.client import MetaClient
@@ -89,6 +89,19 @@ async def detached_dirs(tx: Transaction, before: int) -> list[Ino]:
     return await tx.detached(before)
 
 
+async def drop_detached(tx: Transaction, ino: Ino) -> None:
+    """Remove the emptied top directory of a clone that was never finished.  Raises ENOTEMPTY."""
+    if await tx.dentries(ino, None, 1):
+        raise FsError(ENOTEMPTY)
+    if await tx.attr(ino) is not None:
+        tx.guard_names(ino)
+        await tx.delete_xattrs(ino)
+        tx.delete_attr(ino)
+        tx.delete_dir_stat(ino)
+        tx.charge(-charged_space(0), -1)
+    tx.delete_detached(ino)
+
+
 async def _trash_page(tx: Transaction, ino: Ino, after: bytes | None) -> list[DirEntry]:
     return await tx.entries(ino, after, _PAGE)
 
@@ -138,11 +151,20 @@ async def _empty(client: "MetaClient", ino: Ino) -> int:
                 count += 1
             except FsError as error:
                 if error.errno != ENOENT:
-                    log.warning("cannot remove %s from the trash: %s", entry.name.decode(errors="replace"), error)
+                    log.warning("cannot remove %s: %s", entry.name.decode(errors="replace"), error)
             await trio.lowlevel.checkpoint()
         if len(page) < _PAGE:
             return count
         after = page[-1].name
+
+
+async def remove_detached(client: "MetaClient", before: int) -> int:
+    """Remove the trees that clones left unfinished before `before` (unix seconds); how many trees."""
+    found = await read(client.engine, detached_dirs, before)
+    for ino in found:
+        await _empty(client, ino)
+        await client.write(drop_detached, ino)
+    return len(found)
 
 
 async def expire_delayed(client: "MetaClient", before: int) -> AsyncIterator[SliceRef]:

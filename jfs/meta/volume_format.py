@@ -5,7 +5,7 @@ from typing import Final
 from jfs.errors import UserError
 from jfs.meta.settings import Settings
 from jfs.meta.transaction import Transaction
-from jfs.meta.types import DIR_LENGTH, ROOT_INO, TRASH_INO, TYPE_DIR, Attr
+from jfs.meta.types import DIR_LENGTH, ROOT_INO, TRASH_INO, TYPE_DIR, Attr, DirStat
 
 FIXED_FIELDS: Final = {
     "name": "name",
@@ -46,6 +46,8 @@ async def create_volume(tx: Transaction, settings: Settings, now_ns: int) -> Non
     _put_folder(tx, ROOT_INO, 0o777, now_ns)
     if settings.trash_days > 0:
         _put_folder(tx, TRASH_INO, 0o555, now_ns)
+    if settings.dir_stats:
+        tx.put_dir_stat(ROOT_INO, DirStat())  # or several first clients would each count what the others still book
     for name, value in FIRST_COUNTERS.items():
         tx.put_counter(name, value)
     tx.put_settings(settings.text())

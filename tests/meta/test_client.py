@@ -12,6 +12,7 @@ import trio.testing
 from jfs.errors import FsError, UserError
 from jfs.meta import schema
 from jfs.meta.client import ClientOptions, MetaClient
+from jfs.meta.kv.memory import MemoryEngine
 from jfs.meta.run import run
 from jfs.meta.settings import Settings
 from jfs.meta.transaction import Engine, Transaction
@@ -340,14 +341,17 @@ async def test_books_are_flushed_and_recounted(engine: Engine) -> None:
     await client.flush_usage()
     assert await counters(client) == (4096 + 8192, 2)
     assert await dir_stat(client, folder.ino) == DirStat(5000, 8192, 1)
-    assert await dir_stat(client, ROOT_INO) == DirStat(0, 4096, 1)  # was missing: counted
+    assert await dir_stat(client, ROOT_INO) == DirStat(0, 4096, 1)
 
     async def spoil(tx: Transaction) -> None:
         tx.put_dir_stat(folder.ino, DirStat(0, 0, 0))
+        tx.delete_dir_stat(ROOT_INO)
 
     await do(engine, spoil)
     await client.truncate(ROOT, ino, 10)
+    await make_file(client, b"g")
     await client.flush_usage()
+    assert await dir_stat(client, ROOT_INO) == DirStat(0, 8192, 2)  # was missing: counted
     assert await dir_stat(client, folder.ino) == DirStat(10, 4096, 1)  # came out negative: counted
     await client.flush_usage()
     await assert_clean(client)
@@ -412,3 +416,49 @@ async def test_usage_of_others_arrives(engine: Engine) -> None:
     assert (await client.statfs()).used_space == 1 << 20
     assert ClientOptions().atime_mode == "noatime"
     assert Slice(0, 0, 0, 0, 0).id == 0
+
+
+# -- conflicts
+
+
+async def test_a_lost_race_changes_the_books_once() -> None:
+    engine = MemoryEngine()
+    client = await new_volume(engine, trash_days=0, capacity=1 << 30)
+    for number in range(3):
+        engine.fail_commits(1, 2)
+        await make_file(client, b"%d" % number)
+    ino = (await client.lookup(ROOT, ROOT_INO, b"0")).ino
+    engine.fail_commits(1, 2)
+    await append(client, ino, 0, 0, 5000)
+    engine.fail_commits(1, 2)
+    await client.flush_usage()
+    assert await counters(client) == (4 * 4096, 3)
+    assert len(await client.read_chunk(ino, 0)) == 1
+    assert (client.usage.reserved_space, client.usage.reserved_inodes) == (0, 0)
+    engine.fail_commits(1)
+    await client.unlink(ROOT, ROOT_INO, b"0")
+    engine.fail_commits(1, 2)
+    assert len(await remove_data(client)) == 1
+    await assert_clean(client)
+
+
+async def test_many_clients_make_names_in_one_directory(engine: Engine) -> None:
+    client = await new_volume(engine)
+    others = [await connect(engine) for _ in range(3)]
+
+    async def work(worker: MetaClient, number: int) -> None:
+        for index in range(20):
+            name = b"%d-%d" % (number, index)
+            await make_file(worker, name)
+            await trio.lowlevel.checkpoint()
+            if index % 3 == 0:
+                await worker.unlink(ROOT, ROOT_INO, name)
+        await worker.flush_usage()
+
+    async with trio.open_nursery() as nursery:
+        for number, worker in enumerate([client, *others]):
+            nursery.start_soon(work, worker, number)
+    assert len(await client.readdir(ROOT, ROOT_INO, None, 1000)) == 4 * 13
+    for worker in (*others, client):
+        await worker.close_session()
+    await assert_clean(client)

@@ -1,10 +1,12 @@
 """The hourly jobs: who does them, and what they find."""
 
+from typing import Any
+
 import pytest
 import trio
 import trio.testing
 
-from jfs.meta import jobs
+from jfs.meta import jobs, schema
 from jfs.meta.client import MetaClient
 from jfs.meta.jobs import DeletedQueue
 from jfs.meta.transaction import Engine, Transaction
@@ -119,6 +121,32 @@ async def test_a_trash_directory_with_content_goes_too(engine: Engine) -> None:
     await client.write(fill)
     assert await jobs.expire_trash(client, 1 << 40) == 2
     assert await client.readdir(ROOT, TRASH_INO, None, 10) == []
+    await assert_clean(client)
+
+
+async def test_clones_that_were_never_finished_go(engine: Engine) -> None:
+    client = await new_volume(engine, trash_days=0)
+    folder = await client.mkdir(ROOT, ROOT_INO, b"clone", 0o755)
+    inner = await client.mkdir(ROOT, folder.ino, b"d", 0o755)
+    await make_file(client, b"f", parent=inner.ino)
+    root = await client.getattr(ROOT_INO)
+    root.nlink -= 1
+
+    async def detach(tx: Any) -> None:
+        if hasattr(tx, "kv"):
+            tx.kv.set(schema.detached_key(folder.ino), schema.encode_be64(1000))
+        else:
+            tx._execute(f"INSERT INTO jfs_detached_node VALUES ({folder.ino}, 1000)", ())
+        tx.delete_dentry(ROOT_INO, b"clone")
+        tx.put_attr(ROOT_INO, root)
+        tx.charge_dir(ROOT_INO, 0, -4096, -1)
+
+    await client.write(detach)
+    await assert_clean(client)
+    assert await jobs.remove_detached(client, 1000) == 0
+    assert await jobs.remove_detached(client, 1001) == 1
+    await client.flush_usage()
+    assert client.usage.inodes == 0
     await assert_clean(client)
 
 
