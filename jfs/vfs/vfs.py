@@ -319,9 +319,7 @@ class Vfs:
             raise FsError(errno.EFBIG)
         if handle.error_seq != file.writer.error_seq:
             raise FsError(file.writer.error)
-        if handle.append:
-            offset = max(offset, file.length)
-        await file.writer.write(offset, data)
+        await file.writer.write(offset, data, append=handle.append)
         return size
 
     async def flush(self, fh: int) -> None:

@@ -1,0 +1,106 @@
+"""The files that this mount has open: what is known of each, and what its unflushed writes change about it."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from jfs.meta.types import Attr, Ino
+from jfs.vfs.writer import FileWriter, WriteContext
+
+REMEMBERED: Final = 100_000
+"""Files whose modification time at the last open is remembered, for the kernel's page cache."""
+
+
+class OpenFile:
+    """One open inode, shared by its handles."""
+
+    __slots__ = ("attr", "ino", "length", "opens", "records", "writer")
+
+    def __init__(self, ino: Ino, attr: Attr, context: WriteContext) -> None:
+        self.ino = ino
+        self.attr = attr
+        """As the metadata last said."""
+        self.length = attr.length
+        """With the unflushed writes."""
+        self.opens = 1
+        self.records: dict[int, Any] = {}
+        """What the reader knows of each chunk."""
+        self.writer = FileWriter(self, context)
+
+    def shown(self, attr: Attr) -> Attr:
+        """Attributes as this mount's users must see them: unflushed writes count."""
+        writer = self.writer
+        if not writer.dirty:
+            return attr
+        return msgspec.structs.replace(
+            attr, length=max(attr.length, self.length), mtime_ns=max(attr.mtime_ns, writer.mtime_ns)
+        )
+
+    def refresh(self, attr: Attr) -> bool:
+        """Take in what the metadata says now; whether others have changed the file's bytes."""
+        known = self.attr
+        self.attr = attr
+        if known.mtime_ns == attr.mtime_ns and known.length == attr.length:
+            return False
+        self.records.clear()
+        self.length = max(attr.length, self.writer.end)
+        return True
+
+    def committed(self, attr: Attr, index: int) -> None:
+        """A record of this mount's is in chunk `index`."""
+        self.attr = attr
+        self.records.pop(index, None)
+        if attr.length > self.length:
+            self.length = attr.length
+
+    def truncated(self, attr: Attr) -> None:
+        """This mount has truncated the file; it has no unflushed writes now."""
+        self.attr = attr
+        self.length = attr.length
+        self.records.clear()
+
+    def lost(self) -> None:
+        """Unflushed data could not be stored: the file is as long as what is left of it."""
+        self.length = max(self.attr.length, self.writer.end)
+
+
+class OpenFileTable:
+    """Open inodes by number."""
+
+    def __init__(self, context: WriteContext) -> None:
+        self._context = context
+        self._files: dict[Ino, OpenFile] = {}
+        self._last_mtimes: OrderedDict[Ino, int] = OrderedDict()
+
+    def get(self, ino: Ino) -> OpenFile | None:
+        return self._files.get(ino)
+
+    def __iter__(self) -> Iterator[OpenFile]:
+        return iter(self._files.values())
+
+    def enter(self, ino: Ino, attr: Attr) -> OpenFile:
+        """One more handle on the inode."""
+        file = self._files.get(ino)
+        if file is None:
+            file = self._files[ino] = OpenFile(ino, attr, self._context)
+        else:
+            file.opens += 1
+            file.refresh(attr)
+        return file
+
+    def leave(self, file: OpenFile) -> None:
+        """One handle less."""
+        file.opens -= 1
+        if file.opens == 0 and self._files.get(file.ino) is file:
+            del self._files[file.ino]
+
+    def unchanged_since_last_open(self, ino: Ino, attr: Attr) -> bool:
+        """Whether the kernel may keep the file's pages; remembers this open."""
+        mtimes = self._last_mtimes
+        known = mtimes.pop(ino, None)
+        mtimes[ino] = attr.mtime_ns
+        if len(mtimes) > REMEMBERED:
+            mtimes.popitem(last=False)
+        return known == attr.mtime_ns

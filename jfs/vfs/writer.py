@@ -1,0 +1,510 @@
+"""From write(2) to slice records: one `FileWriter` for each open inode.
+
+A write goes into an open slice of its chunk: 4 MiB blocks filled in place in pooled buffers.  A block that is full is
+uploaded while the slice grows; the rest follows when the slice is sealed: by flush, by age, at the chunk's end, or because
+memory is short.  A sealed slice whose blocks are all stored gets its record committed.
+
+Order.  Later records of a chunk hide earlier ones, so those of one chunk are committed in the order in which their slices
+were begun: sealing a slice seals all before it, and a slice waits for the one before it.  For the same reason a write joins
+an open slice only if no younger slice overlaps it.
+
+Errors.  A block that the store refuses is tried again, then the slice is dropped: logged, counted in `error_seq`, and so
+reported on every handle once, by its next fsync, flush or write.
+"""
+
+import errno
+import logging
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from jfs.errors import Conflict, CorruptRecord, FsError, StoreError, StoreFull
+from jfs.meta.types import CHUNK_SIZE, Ino, Slice
+from jfs.vfs.buffers import Buffer, BufferPool
+from jfs.vfs.durability import Durability
+
+if TYPE_CHECKING:
+    from jfs.chunk.store import BlockStore
+    from jfs.meta.client import MetaClient
+    from jfs.vfs.files import OpenFile
+
+log = logging.getLogger(__name__)
+
+OPEN_SLICES: Final = 4
+"""Unsealed slices of one chunk; the oldest is sealed when a write needs another."""
+
+OLD_S: Final = 5.0
+IDLE_S: Final = 1.0
+RETRY_PAUSE_S: Final = 0.5
+
+REFUSED: Final = {errno.ENOSPC: errno.ENOSPC, errno.EDQUOT: errno.EDQUOT, errno.EROFS: errno.EROFS} | dict.fromkeys(
+    (errno.ENOENT, errno.EPERM, errno.EINVAL), errno.EBADF
+)
+"""What a refused record tells the writer; the record is certainly not there, so its blocks can go."""
+
+
+class WriteContext:
+    """What the writers of one mount share."""
+
+    def __init__(
+        self, meta: "MetaClient", blocks: "BlockStore", pool: BufferPool, durability: Durability, put_tries: int
+    ) -> None:
+        self.meta = meta
+        self.blocks = blocks
+        self.pool = pool
+        self.durability = durability
+        self.put_tries = put_tries
+        self.nursery: trio.Nursery | None = None
+        self.on_records: Callable[[Ino, int, int], None] = _ignore
+        """(inode, chunk, records in it) after each commit."""
+        self.dirty: set[FileWriter] = set()
+        pool.relieve = self.seal_all
+
+    def seal_all(self) -> None:
+        """Memory is short: let everything that is buffered go to the store."""
+        for writer in list(self.dirty):
+            writer.seal_all()
+
+    def tick(self) -> None:
+        """Called twice a second: seal what is old or idle."""
+        now = trio.current_time()
+        for writer in list(self.dirty):
+            writer.seal_old(now)
+
+    def start(self, work: Callable[["_Slice", int], object], piece: "_Slice", number: int) -> None:
+        if self.nursery is None:
+            raise RuntimeError("the mount's background is not running")
+        self.nursery.start_soon(work, piece, number)  # type: ignore[arg-type]
+
+
+class _Slice:
+    """One slice being written: `length` bytes from `pos` of chunk `index`."""
+
+    __slots__ = (
+        "before",
+        "begun",
+        "buffers",
+        "done",
+        "error",
+        "id",
+        "index",
+        "length",
+        "mtime_ns",
+        "pos",
+        "sealed",
+        "started",
+        "touched",
+        "uploading",
+    )
+
+    def __init__(self, index: int, pos: int, before: "_Slice | None", now: float) -> None:
+        self.index = index
+        self.pos = pos
+        self.before = before
+        self.begun = now
+        self.touched = now
+        self.length = 0
+        self.mtime_ns = 0
+        self.id = 0
+        self.buffers: list[Buffer | None] = []
+        self.started = 0
+        """Blocks whose upload has begun."""
+        self.uploading = 0
+        self.sealed = False
+        self.done = False
+        self.error = 0
+
+
+class FileWriter:
+    """The unflushed data of one inode."""
+
+    __slots__ = (
+        "_context",
+        "_drawing",
+        "_file",
+        "_lot",
+        "_paused",
+        "_pausing",
+        "_slices",
+        "_writing",
+        "error",
+        "error_seq",
+        "mtime_ns",
+    )
+
+    def __init__(self, file: "OpenFile", context: WriteContext) -> None:
+        self._file = file
+        self._context = context
+        self._slices: list[_Slice] = []
+        """Not yet committed, oldest first."""
+        self._lot = trio.lowlevel.ParkingLot()
+        self._drawing: trio.Lock | None = None
+        self._paused = False
+        self._pausing: trio.Lock | None = None
+        self._writing = 0
+        self.error = 0
+        """The latest failure's errno."""
+        self.error_seq = 0
+        """How many failures there were."""
+        self.mtime_ns = 0
+        """When the latest write was."""
+
+    @property
+    def dirty(self) -> bool:
+        return bool(self._slices)
+
+    @property
+    def end(self) -> int:
+        """Where the unflushed data ends in the file."""
+        return max((piece.index * CHUNK_SIZE + piece.pos + piece.length for piece in self._slices), default=0)
+
+    def overlaps(self, offset: int, size: int) -> bool:
+        """Whether unflushed data lies in the range."""
+        for piece in self._slices:
+            start = piece.index * CHUNK_SIZE + piece.pos
+            if start < offset + size and offset < start + piece.length:
+                return True
+        return False
+
+    # -- writing
+
+    async def write(self, offset: int, data: bytes | memoryview, *, append: bool = False) -> None:
+        """Take the data over; returns as soon as it is in buffers.  With `append` it goes to the end of the file."""
+        while self._paused:
+            await self._lot.park()
+        file = self._file
+        if append:
+            offset = max(offset, file.length)
+        size = len(data)
+        end = offset + size
+        if end > file.length:
+            file.length = end
+        self._writing += 1
+        try:
+            index, pos = divmod(offset, CHUNK_SIZE)
+            if not self._put_now(index, pos, data, size):
+                await self._put_slowly(offset, memoryview(data))
+        finally:
+            self._writing -= 1
+            if self._paused:
+                self._lot.unpark_all()
+
+    def _put_now(self, index: int, pos: int, data: bytes | memoryview, size: int) -> bool:
+        """The usual case: it fits into one block whose buffer is there.  False: nothing was done."""
+        piece = self._joinable(index, pos, size)
+        if piece is None:
+            return False
+        block_size = self._context.pool.block_size
+        number, inside = divmod(pos - piece.pos, block_size)
+        if number >= len(piece.buffers):
+            return False
+        buffer = piece.buffers[number]
+        if buffer is None or inside + size > buffer.size:
+            return False
+        buffer.view[inside : inside + size] = data
+        self._wrote(piece, pos + size)
+        return True
+
+    async def _put_slowly(self, offset: int, view: memoryview) -> None:
+        """Any write: part by part, waiting for buffers."""
+        while view:
+            index, pos = divmod(offset, CHUNK_SIZE)
+            part = await self._put_part(index, pos, view[: CHUNK_SIZE - pos])
+            offset += part
+            view = view[part:]
+
+    async def _put_part(self, index: int, pos: int, view: memoryview) -> int:
+        """Write what goes into one block; how much that was.  Waiting for a buffer starts the search anew."""
+        pool = self._context.pool
+        spare: Buffer | None = None
+        try:
+            while True:
+                piece = self._joinable(index, pos, len(view))
+                number, inside = (0, 0) if piece is None else divmod(pos - piece.pos, pool.block_size)
+                size = min(len(view), pool.block_size - inside)
+                buffer = piece.buffers[number] if piece is not None and number < len(piece.buffers) else None
+                if buffer is not None and inside + size <= buffer.size:
+                    break
+                want = pool.small_size if number == 0 and inside + size <= pool.small_size else pool.block_size
+                if spare is None or spare.size < want:
+                    if spare is not None:
+                        pool.give(spare)
+                    spare = pool.take_now(want)
+                    if spare is None:
+                        spare = await pool.take(want)
+                        continue
+                if piece is None:
+                    piece = self._begin(index, pos)
+                buffer, spare = self._place(piece, number, buffer, spare), None
+                break
+        finally:
+            if spare is not None:
+                pool.give(spare)
+        buffer.view[inside : inside + size] = view[:size]
+        self._wrote(piece, pos + size)  # type: ignore[arg-type]
+        return size
+
+    def _place(self, piece: _Slice, number: int, old: Buffer | None, new: Buffer) -> Buffer:
+        """Give block `number` its buffer, or a larger one."""
+        if old is None:
+            piece.buffers.append(new)
+            return new
+        filled = piece.length - number * self._context.pool.block_size
+        new.view[:filled] = old.view[:filled]
+        piece.buffers[number] = new
+        self._context.pool.give(old)
+        return new
+
+    def _joinable(self, index: int, pos: int, size: int) -> _Slice | None:
+        """The open slice that [pos, pos+size) continues or rewrites, if nothing younger overlaps the range."""
+        block_size = self._context.pool.block_size
+        for piece in reversed(self._slices):
+            if piece.index != index:
+                continue
+            start = piece.pos
+            if not piece.sealed and start + piece.started * block_size <= pos <= start + piece.length:
+                return piece
+            if start < pos + size and pos < start + piece.length:
+                return None
+        return None
+
+    def _begin(self, index: int, pos: int) -> _Slice:
+        """A new slice; seals the oldest open one of the chunk if there are many."""
+        before: _Slice | None = None
+        opened = 0
+        oldest: _Slice | None = None
+        for piece in self._slices:
+            if piece.index == index:
+                before = piece
+                if not piece.sealed:
+                    oldest = oldest or piece
+                    opened += 1
+        if oldest is not None and opened >= OPEN_SLICES:
+            self._seal(oldest)
+        fresh = _Slice(index, pos, before, trio.current_time())
+        self._slices.append(fresh)
+        self._context.dirty.add(self)
+        return fresh
+
+    def _wrote(self, piece: _Slice, end: int) -> None:
+        """Bytes up to chunk position `end` are in the slice: note it, upload blocks that are full."""
+        if end - piece.pos > piece.length:
+            piece.length = end - piece.pos
+        piece.mtime_ns = self.mtime_ns = self._context.meta.now_ns()
+        piece.touched = trio.current_time()
+        full = piece.length // self._context.pool.block_size
+        while piece.started < full:
+            self._start_upload(piece)
+        if piece.pos + piece.length >= CHUNK_SIZE:
+            self._seal(piece)
+
+    # -- sealing
+
+    def seal_all(self) -> None:
+        for piece in list(self._slices):
+            if not piece.sealed:
+                self._seal(piece)
+
+    def seal_old(self, now: float) -> None:
+        for piece in list(self._slices):
+            if not piece.sealed and (now - piece.begun >= OLD_S or now - piece.touched >= IDLE_S):
+                self._seal(piece)
+
+    def _seal(self, last: _Slice) -> None:
+        """No more bytes for this slice and those before it in its chunk; a task finishes each."""
+        for piece in list(self._slices):
+            if piece.index == last.index and not piece.sealed:
+                piece.sealed = True
+                self._context.start(self._finish, piece, 0)
+            if piece is last:
+                return
+
+    async def flush(self) -> None:
+        """Return once every byte written before this call is committed or given up (see `error_seq`)."""
+        slices = self._slices
+        if not slices:
+            return
+        if len(slices) == 1 and not slices[0].sealed:
+            piece = slices[0]
+            piece.sealed = True
+            await self._finish(piece, 0)  # no task for a small file's only slice
+            return
+        waiting = list(slices)
+        self.seal_all()
+        for piece in waiting:
+            while not piece.done:
+                await self._lot.park()
+
+    def paused(self) -> "_Pause":
+        """`async with`: no write begins, and none is under way (for truncate)."""
+        return _Pause(self)
+
+    async def _pause(self) -> None:
+        if self._pausing is None:
+            self._pausing = trio.Lock()
+        await self._pausing.acquire()
+        self._paused = True
+        while self._writing:
+            await self._lot.park()
+
+    def _resume(self) -> None:
+        if self._pausing is None:
+            raise RuntimeError("not paused")
+        self._paused = False
+        self._pausing.release()
+        self._lot.unpark_all()
+
+    # -- storing
+
+    def _start_upload(self, piece: _Slice) -> None:
+        """The next block is full: a task uploads it."""
+        number = piece.started
+        piece.started += 1
+        piece.uploading += 1
+        self._context.pool.uploading += 1
+        self._context.start(self._upload, piece, number)
+
+    async def _upload(self, piece: _Slice, number: int) -> None:
+        """Store one block and give its buffer back."""
+        pool = self._context.pool
+        buffer = piece.buffers[number]
+        if buffer is None:
+            raise RuntimeError("a block was uploaded twice")
+        size = min(pool.block_size, piece.length - number * pool.block_size)
+        try:
+            if not piece.error:
+                if not piece.id:
+                    await self._draw_id(piece)
+                await self._put(piece, number, buffer.view[:size])
+        except FsError as error:
+            piece.error = piece.error or error.errno
+        finally:
+            piece.buffers[number] = None
+            piece.uploading -= 1
+            pool.uploading -= 1
+            pool.give(buffer)
+            self._lot.unpark_all()
+
+    async def _draw_id(self, piece: _Slice) -> None:
+        if self._drawing is None:
+            self._drawing = trio.Lock()
+        async with self._drawing:
+            if not piece.id:
+                piece.id = await self._context.meta.new_slice_id()
+
+    async def _put(self, piece: _Slice, number: int, data: memoryview) -> None:
+        """Raises FsError once the store has refused the block for good."""
+        tries = self._context.put_tries
+        while True:
+            try:
+                await self._context.blocks.put(piece.id, number, data)
+                return
+            except StoreFull as error:
+                log.error("inode %d: block %d_%d: %s", self._file.ino, piece.id, number, error)
+                raise FsError(errno.ENOSPC) from error
+            except StoreError as error:
+                tries -= 1
+                if tries <= 0:
+                    log.error("inode %d: block %d_%d is given up: %s", self._file.ino, piece.id, number, error)
+                    raise FsError(errno.EIO) from error
+                log.warning("inode %d: block %d_%d: %s; trying again", self._file.ino, piece.id, number, error)
+            await trio.sleep(RETRY_PAUSE_S)
+
+    async def _finish(self, piece: _Slice, _: int) -> None:
+        """Store what is left of a sealed slice, then commit its record when its turn comes."""
+        pool = self._context.pool
+        try:
+            while piece.started < len(piece.buffers):
+                number = piece.started
+                piece.started += 1
+                piece.uploading += 1
+                pool.uploading += 1
+                await self._upload(piece, number)
+            while piece.uploading:
+                await self._lot.park()
+            before = piece.before
+            while before is not None and not before.done:
+                await self._lot.park()
+            piece.before = None
+            if not piece.error:
+                await self._commit(piece)
+        except FsError as error:
+            piece.error = error.errno
+        except BaseException:
+            piece.error = errno.EIO
+            raise
+        finally:
+            self._end(piece)
+
+    async def _commit(self, piece: _Slice) -> None:
+        """Raises FsError where the metadata refuses the record."""
+        context = self._context
+        file = self._file
+        record = Slice(piece.pos, piece.id, piece.length, 0, piece.length)
+        try:
+            async with context.durability:
+                written = await context.meta.write_slice(file.ino, piece.index, record, piece.mtime_ns)
+        except FsError as error:
+            refused = REFUSED.get(error.errno)
+            log.error("inode %d: the record of slice %d was refused: %s", file.ino, piece.id, error)
+            if refused is None:
+                raise FsError(errno.EIO) from error
+            await self._remove_blocks(piece)
+            raise FsError(refused) from error
+        except (Conflict, CorruptRecord) as error:
+            log.error("inode %d: the record of slice %d was not stored: %s", file.ino, piece.id, error)
+            raise FsError(errno.EIO) from error
+        file.committed(written.attr, piece.index)
+        context.on_records(file.ino, piece.index, written.records)
+
+    async def _remove_blocks(self, piece: _Slice) -> None:
+        try:
+            await self._context.blocks.remove(piece.id, piece.length)
+        except StoreError as error:
+            log.warning("blocks of the refused slice %d stay until the next gc: %s", piece.id, error)
+
+    def _end(self, piece: _Slice) -> None:
+        """The slice is committed or given up."""
+        piece.done = True
+        for number, buffer in enumerate(piece.buffers):
+            if buffer is not None:
+                piece.buffers[number] = None
+                self._context.pool.give(buffer)
+        self._slices.remove(piece)
+        if not self._slices:
+            self._context.dirty.discard(self)
+        if piece.error:
+            self.error = piece.error
+            self.error_seq += 1
+            self._file.lost()
+            log.error(
+                "inode %d: %d bytes at %d are lost: %s",
+                self._file.ino,
+                piece.length,
+                piece.index * CHUNK_SIZE + piece.pos,
+                FsError(piece.error),
+            )
+        self._lot.unpark_all()
+
+
+class _Pause:
+    """See `FileWriter.paused`."""
+
+    __slots__ = ("_writer",)
+
+    def __init__(self, writer: FileWriter) -> None:
+        self._writer = writer
+
+    async def __aenter__(self) -> None:
+        await self._writer._pause()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer._resume()
+
+
+def _ignore(ino: Ino, index: int, records: int) -> None:
+    """Nobody compacts."""
