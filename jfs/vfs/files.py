@@ -16,7 +16,7 @@ REMEMBERED: Final = 100_000
 class OpenFile:
     """One open inode, shared by its handles."""
 
-    __slots__ = ("attr", "ino", "length", "opens", "records", "writer")
+    __slots__ = ("attr", "ino", "length", "opens", "records", "version", "writer")
 
     def __init__(self, ino: Ino, attr: Attr, context: WriteContext) -> None:
         self.ino = ino
@@ -27,6 +27,8 @@ class OpenFile:
         self.opens = 1
         self.records: dict[int, Any] = {}
         """What the reader knows of each chunk."""
+        self.version = 0
+        """Counts the times that some of `records` was dropped: what was read before may be out of date."""
         self.writer = FileWriter(self, context)
 
     def shown(self, attr: Attr) -> Attr:
@@ -44,14 +46,20 @@ class OpenFile:
         self.attr = attr
         if known.mtime_ns == attr.mtime_ns and known.length == attr.length:
             return False
-        self.records.clear()
+        self.forget_records()
         self.length = max(attr.length, self.writer.end)
         return True
+
+    def forget_records(self) -> None:
+        """The chunks' records have changed, or may have."""
+        self.records.clear()
+        self.version += 1
 
     def committed(self, attr: Attr, index: int) -> None:
         """A record of this mount's is in chunk `index`."""
         self.attr = attr
         self.records.pop(index, None)
+        self.version += 1
         if attr.length > self.length:
             self.length = attr.length
 
@@ -59,7 +67,7 @@ class OpenFile:
         """This mount has truncated the file; it has no unflushed writes now."""
         self.attr = attr
         self.length = attr.length
-        self.records.clear()
+        self.forget_records()
 
     def lost(self) -> None:
         """Unflushed data could not be stored: the file is as long as what is left of it."""

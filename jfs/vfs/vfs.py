@@ -67,8 +67,8 @@ class Vfs:
         self.handles = HandleTable()
         self.reader = Reader(meta, blocks, options.max_readahead)
         self.cleaner = Cleaner(meta, blocks, self.durability)
-        self.compactor = Compactor(meta, blocks, self.files)
-        self.access_log = AccessLog(self)
+        self.compactor = Compactor(meta, blocks, self.files, self.durability)
+        self.access_log = AccessLog()
         self.special = SpecialFiles(
             self, hidden=options.hide_internal, prefixed=options.prefix_internal, config=options.config
         )
@@ -302,6 +302,7 @@ class Vfs:
         try:
             if offset + size > file.length:
                 self._refresh(file, await self.meta.getattr(file.ino))
+            self.compactor.requests += 1
             return await self.reader.read(file, handle, offset, size)
         except (StoreError, CorruptRecord, OSError) as error:
             log.error("read inode %d at %d: %s", file.ino, offset, error)

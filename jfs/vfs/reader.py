@@ -1,0 +1,223 @@
+"""From read(2) to blocks: which slice holds each byte of the range, and the bytes, in as few steps as possible.
+
+What a chunk's records add up to is kept per open file, for a second at most, and dropped when this mount changes the chunk
+or sees that others changed the file.  The usual read lies in one segment whose bytes are in memory: it is answered without
+waiting.  Holes are zeros and cost nothing.
+"""
+
+import errno
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from jfs.errors import FsError, ObjectMissing, StoreError
+from jfs.meta.slices import Segment, visible
+from jfs.meta.types import CHUNK_SIZE, Ino
+
+if TYPE_CHECKING:
+    from jfs.chunk.store import BlockStore
+    from jfs.meta.client import MetaClient
+    from jfs.vfs.files import OpenFile
+    from jfs.vfs.handles import Handle
+
+RECORDS_TTL_S: Final = 1.0
+SEQUENTIAL_FROM: Final = 2
+"""Reads in a row, each where the last one ended, before blocks are fetched ahead."""
+
+COMPACT_FROM: Final = 5
+"""Records or segments from which a chunk is worth compacting (the peer's figure)."""
+
+TRIES: Final = 3
+"""Another client may compact the chunk and delete the old blocks between our look at the records and the read."""
+
+Bytes = bytes | bytearray | memoryview
+
+
+class ChunkMap:
+    """A chunk's visible segments, and where each begins."""
+
+    __slots__ = ("expires", "segments", "starts")
+
+    def __init__(self, segments: list[Segment], expires: float) -> None:
+        self.segments = segments
+        self.starts = [segment.pos for segment in segments]
+        self.expires = expires
+
+
+class ReadState:
+    """How one handle reads: where its last read ended, and how many in a row went on there."""
+
+    __slots__ = ("ahead", "end", "run")
+
+    def __init__(self) -> None:
+        self.end = 0
+        self.run = 0
+        self.ahead = 0
+        """Up to where blocks were fetched ahead."""
+
+
+class Reader:
+    """Reads for all files of one mount."""
+
+    def __init__(self, meta: "MetaClient", blocks: "BlockStore", max_readahead: int) -> None:
+        self._meta = meta
+        self._blocks = blocks
+        self._max_readahead = max_readahead
+        self.on_records: Callable[[Ino, int, int], None] = _ignore
+        """(inode, chunk, records or segments in it), when there are many."""
+        self.reads = 0
+
+    async def read(self, file: "OpenFile", handle: "Handle", offset: int, size: int) -> Bytes:
+        """The bytes of [offset, offset+size), fewer at the end of the file.  Raises StoreError, CorruptRecord, FsError."""
+        self.reads += 1
+        if file.writer.dirty and file.writer.overlaps(offset, size):
+            await file.writer.flush()
+        size = min(size, file.length - offset)
+        if size <= 0:
+            return b""
+        index, pos = divmod(offset, CHUNK_SIZE)
+        if pos + size <= CHUNK_SIZE:
+            data = await self._read_chunk(file, index, pos, size)
+        else:
+            parts = []
+            end = offset + size
+            while offset < end:
+                index, pos = divmod(offset, CHUNK_SIZE)
+                part = min(CHUNK_SIZE - pos, end - offset)
+                parts.append(await self._read_chunk(file, index, pos, part))
+                offset += part
+            data = b"".join(parts)
+            offset = end - size
+        self._look_ahead(file, handle, offset, offset + size)
+        return data
+
+    async def _read_chunk(self, file: "OpenFile", index: int, pos: int, size: int) -> Bytes:
+        tries = TRIES
+        while True:
+            chunk = file.records.get(index)
+            if chunk is None or trio.current_time() >= chunk.expires:
+                chunk = await self._load(file, index)
+            try:
+                return await self._read_map(chunk, pos, size)
+            except ObjectMissing:
+                tries -= 1
+                known = chunk.segments
+                file.records.pop(index, None)
+                chunk = await self._load(file, index)
+                if not tries or chunk.segments == known:
+                    raise
+
+    async def _load(self, file: "OpenFile", index: int) -> ChunkMap:
+        """What the chunk's records say now; kept unless the file has changed meanwhile."""
+        version = file.version
+        records = await self._meta.read_chunk(file.ino, index)
+        chunk = ChunkMap(visible(records), trio.current_time() + RECORDS_TTL_S)
+        if file.version == version:
+            file.records[index] = chunk
+        count = max(len(records), len(chunk.segments))
+        if count >= COMPACT_FROM:
+            self.on_records(file.ino, index, count)
+        return chunk
+
+    async def _read_map(self, chunk: ChunkMap, pos: int, size: int) -> Bytes:
+        segments = chunk.segments
+        at = bisect_right(chunk.starts, pos) - 1
+        if at < 0:
+            return bytes(size)
+        segment = segments[at]
+        if pos + size <= segment.pos + segment.length:
+            if segment.id == 0:
+                return bytes(size)
+            start = segment.offset + pos - segment.pos
+            data = self._blocks.read_now(segment.id, segment.size, start, size)
+            if data is None:
+                return await self._blocks.read(segment.id, segment.size, start, size)
+            return data
+        return await self._join(segments[at:], pos, size)
+
+    async def _join(self, segments: Sequence[Segment], pos: int, size: int) -> bytes:
+        """A range of several segments; what is not in memory is fetched together."""
+        parts: list[Bytes] = []
+        missing: list[tuple[int, Segment, int, int]] = []
+        end = pos + size
+        for segment in segments:
+            if pos >= end or segment.pos >= end:
+                break
+            part = min(segment.pos + segment.length, end) - pos
+            if part <= 0:
+                continue
+            if segment.id == 0:
+                parts.append(bytes(part))
+            else:
+                start = segment.offset + pos - segment.pos
+                data = self._blocks.read_now(segment.id, segment.size, start, part)
+                if data is None:
+                    missing.append((len(parts), segment, start, part))
+                parts.append(data or b"")
+            pos += part
+        if pos < end:
+            parts.append(bytes(end - pos))
+        await self._fetch(parts, missing)
+        return b"".join(parts)
+
+    async def _fetch(self, parts: list[Bytes], missing: list[tuple[int, Segment, int, int]]) -> None:
+        async def fill(place: int, segment: Segment, start: int, part: int) -> None:
+            parts[place] = await self._blocks.read(segment.id, segment.size, start, part)
+
+        if len(missing) == 1:
+            await fill(*missing[0])
+        elif missing:
+            try:
+                async with trio.open_nursery() as nursery:
+                    for piece in missing:
+                        nursery.start_soon(fill, *piece)
+            except* StoreError as group:
+                raise _first(group) from None
+
+    def _look_ahead(self, file: "OpenFile", handle: "Handle", offset: int, end: int) -> None:
+        """A handle that reads on and on gets the next blocks before it asks."""
+        state = handle.read_state
+        if state is None:
+            state = handle.read_state = ReadState()
+        if offset != state.end:
+            state.run = 0
+            state.ahead = end
+        state.end = end
+        state.run += 1
+        if state.run < SEQUENTIAL_FROM or not self._max_readahead:
+            return
+        window = min(self._max_readahead, (end - offset) * state.run)
+        until = min(end + window, file.length)
+        while state.ahead < until:
+            state.ahead = self._prefetch(file, max(state.ahead, end))
+
+    def _prefetch(self, file: "OpenFile", offset: int) -> int:
+        """Ask for the block that holds `offset`; where the next one begins."""
+        block_size = self._blocks.options.block_size
+        index, pos = divmod(offset, CHUNK_SIZE)
+        chunk: ChunkMap | None = file.records.get(index)
+        if chunk is None:
+            return (index + 1) * CHUNK_SIZE
+        at = bisect_right(chunk.starts, pos) - 1
+        segment = chunk.segments[at] if at >= 0 else None
+        if segment is None or pos >= segment.pos + segment.length:
+            return (index + 1) * CHUNK_SIZE
+        end = segment.pos + segment.length
+        if segment.id:
+            number, inside = divmod(segment.offset + pos - segment.pos, block_size)
+            self._blocks.prefetch(segment.id, segment.size, number)
+            end = min(end, pos + block_size - inside)
+        return index * CHUNK_SIZE + end
+
+
+def _first(group: BaseExceptionGroup[StoreError]) -> StoreError:
+    """One of several failures: the caller of read(2) wants no groups."""
+    for error in group.exceptions:
+        return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    raise FsError(errno.EIO)
+
+
+def _ignore(ino: Ino, index: int, records: int) -> None:
+    """Nobody compacts."""

@@ -1,0 +1,161 @@
+"""The files that are not in the volume: `.accesslog`, `.control`, `.stats` and `.config`.
+
+They live in the root directory; `.control` resolves in every directory and is listed in none.  With `prefixed` they are
+called `.jfs.control` and so on; with `hidden` they are not listed, and still resolve.
+"""
+
+import errno
+import os
+import struct
+import time
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from jfs.errors import FsError
+from jfs.meta.types import ROOT_INO, TYPE_FILE, Attr, Entry, Ino
+from jfs.vfs.access_log import AccessLogReader
+from jfs.vfs.stats import stats_text
+
+if TYPE_CHECKING:
+    from jfs.vfs.handles import SpecialHandle
+    from jfs.vfs.vfs import Vfs
+
+ACCESS_LOG_INO: Final = 0x7FFFFFFF00000001
+CONTROL_INO: Final = 0x7FFFFFFF00000002
+STATS_INO: Final = 0x7FFFFFFF00000003
+CONFIG_INO: Final = 0x7FFFFFFF00000004
+
+NAMES: Final = {"accesslog": ACCESS_LOG_INO, "control": CONTROL_INO, "stats": STATS_INO, "config": CONFIG_INO}
+MODES: Final = {ACCESS_LOG_INO: 0o400, CONTROL_INO: 0o666, STATS_INO: 0o444, CONFIG_INO: 0o400}
+CONTROL_NAME: Final = b".control"
+TRASH_NAME: Final = b".trash"
+
+_HEADER: Final = struct.Struct(">II")
+
+
+def is_special(ino: Ino) -> bool:
+    """Whether the inode is one of this file's."""
+    return ACCESS_LOG_INO <= ino <= CONFIG_INO
+
+
+class SpecialFiles:
+    """One mount's special files."""
+
+    def __init__(self, vfs: "Vfs", *, hidden: bool, prefixed: bool, config: dict[str, object]) -> None:
+        self._vfs = vfs
+        self._hidden = hidden
+        self._config = config
+        prefix = ".jfs." if prefixed else "."
+        self._inos = {f"{prefix}{name}".encode(): ino for name, ino in NAMES.items()}
+        self._control = f"{prefix}control".encode()
+        self._reserved = {*self._inos, TRASH_NAME}
+        now = time.time_ns()
+        self._attrs = {
+            ino: Attr(
+                TYPE_FILE,
+                mode=mode,
+                uid=os.getuid(),
+                gid=os.getgid(),
+                atime_ns=now,
+                mtime_ns=now,
+                ctime_ns=now,
+                parent=ROOT_INO,
+            )
+            for ino, mode in MODES.items()
+        }
+
+    def lookup(self, parent: Ino, name: bytes) -> Entry | None:
+        """The special file of that name there, if it is one."""
+        if not name.startswith(b".") or (parent != ROOT_INO and name != self._control):
+            return None
+        ino = self._inos.get(name)
+        return None if ino is None else Entry(ino, self.attr(ino))
+
+    def attr(self, ino: Ino) -> Attr:
+        """Raises ENOENT."""
+        attr = self._attrs.get(ino)
+        if attr is None:
+            raise FsError(errno.ENOENT)
+        if ino == CONFIG_INO:
+            attr.length = len(self.config_text())
+        return attr
+
+    def listed(self, ino: Ino) -> list[tuple[bytes, Ino, Attr]]:
+        """What a listing of this directory shows besides its own names."""
+        if ino != ROOT_INO or self._hidden:
+            return []
+        return [(name, number, self.attr(number)) for name, number in self._inos.items() if name != self._control]
+
+    def refuse_creation(self, parent: Ino, name: bytes) -> None:
+        """EEXIST where the name is taken by a special file."""
+        if parent == ROOT_INO and name in self._reserved:
+            raise FsError(errno.EEXIST)
+
+    def refuse_removal(self, parent: Ino, name: bytes) -> None:
+        """EPERM where the name is a special file's."""
+        if parent == ROOT_INO and name in self._reserved:
+            raise FsError(errno.EPERM)
+
+    def config_text(self) -> bytes:
+        """What `.config` holds: the mount's options and the volume's settings, without secrets."""
+        config = {**self._config, "Format": self._vfs.meta.settings.public()}
+        return msgspec.json.format(msgspec.json.encode(config), indent=1) + b"\n"
+
+    def open(self, ino: Ino, flags: int) -> "SpecialHandle":
+        """Raises EACCES for writing to what is only read."""
+        writing = flags & os.O_ACCMODE != os.O_RDONLY
+        if writing and ino != CONTROL_INO:
+            raise FsError(errno.EACCES)
+        if ino == CONTROL_INO:
+            return ControlHandle()
+        if ino == ACCESS_LOG_INO:
+            return AccessLogReader(self._vfs.access_log)
+        return TextHandle(self.config_text() if ino == CONFIG_INO else stats_text(self._vfs))
+
+
+class TextHandle:
+    """A text made when the file was opened."""
+
+    writable = False
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+
+    async def read(self, offset: int, size: int) -> bytes:
+        return self._text[offset : offset + size]
+
+    async def write(self, offset: int, data: bytes | memoryview) -> int:
+        raise FsError(errno.EBADF)
+
+    def close(self) -> None:
+        self._text = b""
+
+
+class ControlHandle:
+    """The command channel: u32 command, u32 length of the body, body; the answer ends with one byte, an errno.
+
+    No command is known yet, so each is answered with EINVAL.
+    """
+
+    writable = True
+
+    def __init__(self) -> None:
+        self._request = b""
+        self._answer = b""
+
+    async def read(self, offset: int, size: int) -> bytes:
+        return self._answer[offset : offset + size]
+
+    async def write(self, offset: int, data: bytes | memoryview) -> int:
+        self._request += bytes(data)
+        while len(self._request) >= _HEADER.size:
+            _, length = _HEADER.unpack_from(self._request)
+            if len(self._request) < _HEADER.size + length:
+                break
+            self._request = self._request[_HEADER.size + length :]
+            self._answer += bytes([errno.EINVAL])
+        return len(data)
+
+    def close(self) -> None:
+        self._request = self._answer = b""
