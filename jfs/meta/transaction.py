@@ -258,9 +258,7 @@ class Transaction(Protocol):
         self, cursor: bytes | None, limit: int
     ) -> tuple[list[tuple[Ino, DirStat]], bytes | None]: ...
 
-    async def all_parents(
-        self, cursor: bytes | None, limit: int
-    ) -> tuple[list[tuple[Ino, Ino, int]], bytes | None]:
+    async def all_parents(self, cursor: bytes | None, limit: int) -> tuple[list[tuple[Ino, Ino, int]], bytes | None]:
         """(inode, parent, hard links there) as stored; empty where the model derives them."""
         ...
 
