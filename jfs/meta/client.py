@@ -364,10 +364,14 @@ class MetaClient:
 
     async def touch_atime(self, ino: Ino) -> None:
         """An inode was read: note when, as far as the atime mode wants that."""
-        if self.options.atime_mode == "noatime" or self.options.read_only:
+        mode = self.options.atime_mode
+        if mode == "noatime" or self.options.read_only:
             return
+        ino = self._real(ino)
         try:
-            await self.write(inodes.touch_atime, self._real(ino), self.options.atime_mode, self.now_ns())
+            attr = await read(self.engine, inodes.getattr, ino)
+            if inodes.atime_is_due(attr, mode, self.now_ns()):
+                await self.write(inodes.touch_atime, ino, mode, self.now_ns())
         except FsError as error:
             if error.errno != errno.ENOENT:
                 raise
