@@ -164,12 +164,14 @@ class MetaClient:
         """Store what is pending and end the session; inodes that only it kept alive go.  Safe without a session."""
         if self.options.read_only:
             return
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S) as scope:
             await self.flush_usage()
             if self.sid:
                 sid, self.sid = self.sid, 0
                 await self._clean_session(sid, None)
                 await self.flush_usage()
+        if scope.cancelled_caught:
+            log.error("the database did not answer within %g s: the session is left to lapse", CLOSE_TIMEOUT_S)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Everything that goes on in the background, until cancelled."""
