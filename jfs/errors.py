@@ -20,6 +20,10 @@ class UserError(Exception):
     """Bad input or a bad environment: one clear line for stderr (what is wrong, what would be right), exit code 1."""
 
 
+class NotFormatted(UserError):
+    """There is no volume in the database."""
+
+
 class CorruptRecord(Exception):
     """A metadata record that cannot be what the format says; names its key.  System calls answer EIO."""
 

@@ -83,9 +83,7 @@ def set_up(*, level: int = logging.INFO, log_id: str = "", colour: bool | None =
 
         log_id = str(uuid4())
     handler = StderrHandler()
-    handler.setFormatter(
-        LineFormatter(log_id=log_id, colour=sys.stderr.isatty() if colour is None else colour)
-    )
+    handler.setFormatter(LineFormatter(log_id=log_id, colour=sys.stderr.isatty() if colour is None else colour))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -59,9 +59,7 @@ def command(name: str, usage: str, positionals: tuple[int, int]) -> Callable[[Ca
     return declare
 
 
-def arrange(
-    argv: Sequence[str], options: Iterable[click.Parameter], *, strict: bool
-) -> tuple[list[str], list[str]]:
+def arrange(argv: Sequence[str], options: Iterable[click.Parameter], *, strict: bool) -> tuple[list[str], list[str]]:
     """Split a command line into canonical options (`--name=value`) and the rest, in order.
 
     Not strict: an option that is none of `options` stays in the rest, for a later, strict, pass.

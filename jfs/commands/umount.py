@@ -8,7 +8,9 @@ from jfs.fuse import mounting
 
 
 @arguments.command("umount", "MOUNTPOINT", (1, 1))
-@arguments.switch("--force", "-f", text="unmount a busy mount point: it goes from sight now, and ends with its last user")
+@arguments.switch(
+    "--force", "-f", text="unmount a busy mount point: it goes from sight now, and ends with its last user"
+)
 @arguments.switch("--flush", text="wait for staged blocks first (jfs has none: data is stored before close returns)")
 def command(arguments: tuple[str, ...], *, force: bool, flush: bool) -> None:
     """Unmount a volume."""

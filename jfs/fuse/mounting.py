@@ -44,8 +44,33 @@ _KERNEL_WORDS: Final = frozenset(
 )
 _KERNEL_KEYS: Final = frozenset({"max_read"})
 _DROPPED_WORDS: Final = frozenset(
-    {"", "rw", "auto", "noauto", "defaults", "nofail", "_netdev", "user", "users", "nouser", "owner", "group", "remount"}
-    | {"nonempty", "allow_root", "atime", "diratime", "norelatime", "strictatime", "relatime", "debug", "silent", "loud"}
+    {
+        "",
+        "rw",
+        "auto",
+        "noauto",
+        "defaults",
+        "nofail",
+        "_netdev",
+        "user",
+        "users",
+        "nouser",
+        "owner",
+        "group",
+        "remount",
+    }
+    | {
+        "nonempty",
+        "allow_root",
+        "atime",
+        "diratime",
+        "norelatime",
+        "strictatime",
+        "relatime",
+        "debug",
+        "silent",
+        "loud",
+    }
 )
 _DROPPED_KEYS: Final = frozenset({"user_id", "group_id", "rootmode", "fsname", "subtype", "comment", "uid", "gid"})
 _REFUSED: Final = {
@@ -56,7 +81,11 @@ _REFUSED: Final = {
 
 def kernel_options(given: list[str], *, name: str, read_only: bool) -> set[str]:
     """What libfuse gets: the words of `-o` that mean something to it, and ours."""
-    options = {"default_permissions", f"fsname={os.environ.get('FSTAB_NAME_PREFIX', 'JuiceFS:')}{name}", "subtype=juicefs"}
+    options = {
+        "default_permissions",
+        f"fsname={os.environ.get('FSTAB_NAME_PREFIX', 'JuiceFS:')}{name}",
+        "subtype=juicefs",
+    }
     if os.geteuid() == 0:
         options.add("allow_other")
     if read_only:
@@ -99,7 +128,9 @@ def prepare_mount_point(mount_point: str, *, nonempty: bool) -> str:
 def require_fuse() -> None:
     """FUSE is there, and so is what an ordinary user needs to mount with it."""
     if not os.path.exists("/dev/fuse"):
-        raise UserError("FUSE is not available: /dev/fuse is missing (load the kernel module fuse, or pass the device on)")
+        raise UserError(
+            "FUSE is not available: /dev/fuse is missing (load the kernel module fuse, or pass the device on)"
+        )
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
         raise UserError("FUSE is not available: fusermount3 is missing (install the package fuse3)")
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from jfs.errors import UserError
+from jfs.errors import NotFormatted, UserError
 from jfs.meta.settings import Settings
 from jfs.meta.transaction import Transaction
 from jfs.meta.types import DIR_LENGTH, ROOT_INO, TRASH_INO, TYPE_DIR, Attr, DirStat
@@ -30,7 +30,7 @@ async def load_text(tx: Transaction) -> bytes:
     """The volume's settings as stored.  UserError where nothing is formatted."""
     text = await tx.settings()
     if text is None:
-        raise UserError("database is not formatted, please run `jfs format ...` first")
+        raise NotFormatted("database is not formatted, please run `jfs format ...` first")
     return text
 
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 from urllib.parse import parse_qsl, quote
 
-from jfs.errors import Conflict, CorruptRecord, FsError, UserError
+from jfs.errors import Conflict, CorruptRecord, FsError, NotFormatted, UserError
 from jfs.meta.sql import schema
 from jfs.meta.sql.durability import SyncRounds, WalFile
 from jfs.meta.sql.statements import Statements
@@ -222,7 +222,7 @@ class Sqlite3Engine:
     def _open(self, *, create: bool) -> sqlite3.Connection:
         """The first connection: look before changing anything, then see to it that the database has its log."""
         if not create and not os.path.exists(self.path):
-            raise UserError(f"{_NOT_FORMATTED}: {self.path} does not exist")
+            raise NotFormatted(f"{_NOT_FORMATTED}: {self.path} does not exist")
         connection = None
         try:
             connection = self._connect(timeout=OPEN_TIMEOUT_S, mode="rwc" if create else "rw")
@@ -247,7 +247,7 @@ class Sqlite3Engine:
         elif tables and not any(name.startswith("jfs_") for name in tables):
             raise UserError(f"{self.path} is a database of another program, not of a volume")
         elif not create:
-            raise UserError(f"{_NOT_FORMATTED}: {self.path} has no table {settings}")
+            raise NotFormatted(f"{_NOT_FORMATTED}: {self.path} has no table {settings}")
 
 
 _NOT_FORMATTED: Final = "database is not formatted, please run `jfs format ...` first"

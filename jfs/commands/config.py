@@ -1,0 +1,117 @@
+"""`jfs config META-URL`: show the settings of a volume, or change those that are given."""
+
+import logging
+import os
+import time
+from typing import Any, Final
+
+from jfs import units
+from jfs.commands import arguments
+from jfs.commands.format import GIB, place
+from jfs.errors import UserError
+from jfs.meta import volume_format
+from jfs.meta.run import read, run, run_inline
+from jfs.meta.settings import Settings, go_json
+from jfs.meta.transaction import Engine
+from jfs.volume import connect, open_objects, test_objects
+
+log = logging.getLogger(__name__)
+
+CHANGEABLE: Final = ("storage", "bucket", "capacity", "inodes", "trash_days", "dir_stats")
+
+
+@arguments.command("config", "META-URL", (1, 1))
+@arguments.value("--storage", text="kind of object storage")
+@arguments.value("--bucket", text="where the objects are")
+@arguments.value(
+    "--capacity", kind=arguments.Size(GIB), text="limit of the volume's space, GiB without a unit; 0: none"
+)
+@arguments.value("--inodes", kind=arguments.Whole(), text="limit of the volume's inodes; 0: none")
+@arguments.value("--trash-days", kind=arguments.Whole(), text="days that removed files stay in the trash; 0: no trash")
+@arguments.switch("--dir-stats", default=None, text="keep statistics of every directory")
+@arguments.switch("--yes", "-y", text="answer yes to every question")
+@arguments.switch("--force", text="skip the checks")
+@arguments.not_yet(
+    "--access-key",
+    "--secret-key",
+    "--session-token",
+    "--storage-class",
+    "--tag",
+    "--tier",
+    "--upload-limit",
+    "--download-limit",
+    "--min-client-version",
+    "--max-client-version",
+    "--changelog-max-age",
+    "--changelog-max-lines",
+    "--ranger-rest-url",
+    "--ranger-service",
+    "--kerberos-config-file",
+    switches=("--enable-acl", "--encrypt-secret", "--user-group-quota", "--changelog"),
+)
+def command(arguments: tuple[str, ...], **options: Any) -> None:
+    """Show the settings of a volume, or change those that are given."""
+    engine = connect(arguments[0])
+    try:
+        settings = run_inline(read(engine, volume_format.load_settings))
+        given = {name: options[name] for name in CHANGEABLE if options[name] is not None}
+        if not given:
+            print(go_json(settings.public(), indent=2).decode())
+            return
+        _change(engine, settings, given, yes=options["yes"], force=options["force"])
+    finally:
+        run_inline(engine.close())
+
+
+def _change(engine: Engine, settings: Settings, given: dict[str, Any], *, yes: bool, force: bool) -> None:
+    if "storage" in given or "bucket" in given:
+        storage = given.get("storage", settings.storage)
+        given["bucket"] = place(storage, given.get("bucket", settings.bucket))
+    lines = []
+    for name, value in given.items():
+        before = getattr(settings, name)
+        if before != value:
+            lines.append(f"{name.replace('_', '-'):>10}: {_show(name, before)} -> {_show(name, value)}")
+            setattr(settings, name, value)
+    if not lines:
+        print("Nothing changed.")
+        return
+    if not force:
+        _check(engine, settings, given, yes=yes)
+    run_inline(run(engine, volume_format.update_settings, settings, time.time_ns()))
+    print("\n".join(lines))
+
+
+def _check(engine: Engine, settings: Settings, given: dict[str, Any], *, yes: bool) -> None:
+    """The store answers where it is said to be; what would hurt is asked about first."""
+    if ("storage" in given or "bucket" in given) and not os.environ.get("JFS_NO_CHECK_OBJECT_STORAGE"):
+        store = open_objects(settings, io_retries=0)
+        try:
+            test_objects(store)
+        finally:
+            store.close()
+    from jfs.meta.usage import Usage
+
+    usage = Usage()
+    run_inline(usage.load(engine))
+    stat = usage.statfs(settings)
+    if 0 < given.get("capacity", 0) < stat.used_space:
+        _confirm(f"New capacity is smaller than the {units.show_size(stat.used_space)} in use.", yes=yes)
+    if 0 < given.get("inodes", 0) < stat.used_inodes:
+        _confirm(f"New inodes limit is smaller than the {stat.used_inodes} in use.", yes=yes)
+    if given.get("trash_days") == 0:
+        _confirm("The trash will be off: removed files are gone at once, and what is in it expires.", yes=yes)
+
+
+def _confirm(warning: str, *, yes: bool) -> None:
+    print(f"\033[1;33mWARNING\033[0m: {warning}")
+    if not yes and input("Proceed anyway? [y/N]: ").strip().lower() not in ("y", "yes"):
+        raise UserError("Aborted.")
+
+
+def _show(name: str, value: Any) -> str:
+    if name == "capacity":
+        return units.show_size(value)
+    if name == "inodes":
+        return units.show_count(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

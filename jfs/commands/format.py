@@ -1,0 +1,191 @@
+"""`jfs format META-URL NAME`: make a volume, or update the settings of one that is there."""
+
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import click
+
+from jfs.commands import arguments
+from jfs.errors import NotFormatted, UserError
+from jfs.meta import volume_format
+from jfs.meta.engines import mask_url, open_engine
+from jfs.meta.run import read, run, run_inline
+from jfs.meta.settings import Settings, check_name, go_json
+from jfs.meta.transaction import Transaction
+from jfs.volume import UUID_KEY, open_objects, require_empty, test_objects
+
+log = logging.getLogger(__name__)
+
+LEAST_BLOCK: Final = 64 << 10
+MOST_BLOCK: Final = 16 << 20
+GIB: Final = 1 << 30
+
+COMPARED: Final = {
+    "block_size": "block_size",
+    "compress": "compression",
+    "hash_prefix": "hash_prefix",
+    "shards": "shards",
+}
+"""Options whose setting cannot change once a volume is made."""
+
+
+@arguments.command("format", "META-URL NAME", (2, 2))
+@arguments.value("--storage", default="file", text="kind of object storage")
+@arguments.value("--bucket", text="where the objects go; for `file` a directory")
+@arguments.value(
+    "--block-size", kind=arguments.Size(1 << 10), default=4 << 20, text="size of a block, KiB without a unit"
+)
+@arguments.value(
+    "--compress", kind=arguments.OneOf("none", "lz4", "zstd"), default="none", text="how blocks are compressed"
+)
+@arguments.switch("--hash-prefix", text="spread objects over 256 prefixes")
+@arguments.value(
+    "--capacity", kind=arguments.Size(GIB), default=0, text="limit of the volume's space, GiB without a unit"
+)
+@arguments.value("--inodes", kind=arguments.Whole(), default=0, text="limit of the volume's inodes")
+@arguments.value("--trash-days", kind=arguments.Whole(), default=1, text="days that removed files stay in the trash")
+@arguments.switch("--force", text="format over what is there")
+@arguments.switch("--no-update", text="leave a volume that is formatted already as it is")
+@arguments.not_yet(
+    "--access-key",
+    "--secret-key",
+    "--session-token",
+    "--storage-class",
+    "--tag",
+    "--encrypt-rsa-key",
+    "--encrypt-algo",
+    "--shards",
+    "--ranger-rest-url",
+    "--ranger-service",
+    "--kerberos-config-file",
+    switches=("--enable-acl",),
+)
+@click.pass_context
+def command(ctx: click.Context, /, arguments: tuple[str, ...], **options: Any) -> None:
+    """Make a volume, or update the settings of one that is there."""
+    url, name = arguments
+    check_name(name)
+    log.info("Meta address: %s", mask_url(url))
+    text = _existing(url)
+    if text is None or options["force"]:
+        _create(url, name, options, text)
+    elif not options["no_update"]:
+        _update(ctx, url, name, options, Settings.parse(text))
+    else:
+        _report(Settings.parse(text))
+
+
+def _existing(url: str) -> bytes | None:
+    """The settings of the volume that is there; None where there is none, and nothing was made."""
+    try:
+        engine = open_engine(url)
+    except NotFormatted:
+        return None
+    try:
+        return run_inline(read(engine, volume_format.load_text))
+    except NotFormatted:
+        return None
+    finally:
+        run_inline(engine.close())
+
+
+def _write(url: str, operation: Callable[..., Awaitable[object]], settings: Settings) -> None:
+    """Store the settings; tables that are missing are made."""
+    engine = open_engine(url, create=True)
+    try:
+        run_inline(engine.prepare())
+        run_inline(run(engine, operation, settings, time.time_ns()))
+        import trio
+
+        trio.run(engine.sync)
+    finally:
+        run_inline(engine.close())
+
+
+def default_bucket() -> str:
+    return "/var/jfs" if os.geteuid() == 0 else os.path.expanduser("~/.juicefs/local")
+
+
+def place(storage: str, bucket: str | None) -> str:
+    """The bucket as it is stored: for `file` an absolute directory with a slash at its end."""
+    if storage != "file":
+        return bucket or ""
+    return os.path.abspath(bucket or default_bucket()).rstrip("/") + "/"
+
+
+def block_size_kib(size: int) -> int:
+    """A power of two from 64 KiB to 16 MiB, in KiB; what is not is adjusted, with a warning."""
+    fitting = min(max(1 << (max(size, 1).bit_length() - 1), LEAST_BLOCK), MOST_BLOCK)
+    if fitting != size:
+        log.warning("block size %d is not a power of two from 64 KiB to 16 MiB; taken as %d KiB", size, fitting >> 10)
+    return fitting >> 10
+
+
+def _create(url: str, name: str, options: dict[str, Any], text: bytes | None) -> None:
+    settings = Settings.fresh(
+        name,
+        storage=options["storage"],
+        bucket=place(options["storage"], options["bucket"]),
+        block_size=block_size_kib(options["block_size"]),
+        compression=options["compress"],
+        trash_days=options["trash_days"],
+        capacity=options["capacity"],
+        inodes=options["inodes"],
+        hash_prefix=options["hash_prefix"],
+    )
+    if text is not None:
+        settings.uuid = Settings.parse(text).uuid
+    store = open_objects(settings, io_retries=0)
+    try:
+        if not os.environ.get("JFS_NO_CHECK_OBJECT_STORAGE"):
+            test_objects(store)
+            if text is None:
+                require_empty(store)
+        store.put(UUID_KEY, settings.uuid.encode())
+        store.sync([UUID_KEY])
+    finally:
+        store.close()
+    if text is None:
+        _write(url, volume_format.create_volume, settings)
+    else:
+        _write(url, _overwrite, settings)
+    _report(settings)
+
+
+async def _overwrite(tx: Transaction, settings: Settings, now_ns: int) -> Settings:
+    return await volume_format.update_settings(tx, settings, now_ns, force=True)
+
+
+def _update(ctx: click.Context, url: str, name: str, options: dict[str, Any], settings: Settings) -> None:
+    """Change what was given on the command line, and only that."""
+    if name != settings.name:
+        raise UserError(f"format: update format: cannot update volume name from {settings.name} to {name}")
+    wanted = {key: options[key] for key in options if arguments.was_given(ctx, key)}
+    if "block_size" in wanted:
+        wanted["block_size"] = block_size_kib(wanted["block_size"])
+    for option, field in COMPARED.items():
+        before = getattr(settings, field) or ("none" if field == "compression" else 0)
+        if option in wanted and wanted[option] != before:
+            label = volume_format.FIXED_FIELDS[field]
+            raise UserError(f"format: update format: cannot update volume {label} from {before} to {wanted[option]}")
+    if "storage" in wanted or "bucket" in wanted:
+        settings.storage = wanted.get("storage", settings.storage)
+        settings.bucket = place(settings.storage, wanted.get("bucket", settings.bucket))
+    for field in ("capacity", "inodes", "trash_days"):
+        if field in wanted:
+            setattr(settings, field, wanted[field])
+    store = open_objects(settings, io_retries=0)
+    try:
+        if not os.environ.get("JFS_NO_CHECK_OBJECT_STORAGE"):
+            test_objects(store)
+    finally:
+        store.close()
+    _write(url, volume_format.update_settings, settings)
+    _report(settings)
+
+
+def _report(settings: Settings) -> None:
+    log.info("Volume is formatted as %s", go_json(settings.public(), indent=2).decode())

@@ -1,0 +1,188 @@
+"""`jfs mount META-URL MOUNTPOINT`: options in, a running mount out."""
+
+import logging
+import os
+from typing import Any
+
+from jfs.commands import arguments
+from jfs.errors import UserError
+from jfs.fuse import mounting
+
+log = logging.getLogger(__name__)
+
+MIB = 1 << 20
+
+
+def default_log() -> str:
+    return "/var/log/juicefs.log" if os.geteuid() == 0 else os.path.expanduser("~/.juicefs/juicefs.log")
+
+
+@arguments.command("mount", "META-URL MOUNTPOINT", (2, 2))
+@arguments.switch("--background", "-d", text="run in the background")
+@arguments.switch("--foreground", "-f", text="run in the foreground (the default)", hidden=True)
+@arguments.switch("--no-syslog", text="in the background, do not write to syslog too")
+@arguments.value("--log", text="log file of a background mount", default=None)
+@arguments.switch("--force", text="mount over a directory that is not empty")
+@arguments.value("-o", "fuse_options", text="mount options, separated by commas", multiple=True)
+@arguments.switch("--read-only", text="allow no changes")
+@arguments.switch("--enable-xattr", text="extended attributes")
+@arguments.switch("--hide-internal", text="do not list .accesslog, .stats, .config and .trash")
+@arguments.switch("--prefix-internal", text="call them .jfs.accesslog and so on")
+@arguments.value("--subdir", default="", text="mount this directory of the volume")
+@arguments.value("--heartbeat", kind=arguments.Duration(), default=12.0, text="seconds between heartbeats; 0: none")
+@arguments.switch("--no-bgjob", text="no background jobs: clean-up of sessions, trash and deleted files")
+@arguments.value(
+    "--atime-mode",
+    kind=arguments.OneOf("noatime", "relatime", "strictatime"),
+    default="noatime",
+    text="when reads move atime",
+)
+@arguments.value(
+    "--skip-dir-mtime",
+    kind=arguments.Duration(),
+    default=0.0,
+    text="leave a directory's mtime if it is younger than this",
+)
+@arguments.value("--attr-cache", kind=arguments.Duration(), default=1.0, text="seconds the kernel caches attributes")
+@arguments.value(
+    "--entry-cache", kind=arguments.Duration(), default=1.0, text="seconds the kernel caches names of files"
+)
+@arguments.value("--dir-entry-cache", kind=arguments.Duration(), default=1.0, text="the same for directories")
+@arguments.value(
+    "--negative-entry-cache", kind=arguments.Duration(), default=0.0, text="the same for names that are not there"
+)
+@arguments.value("--io-retries", kind=arguments.Whole(), default=10, text="tries after a failed object request")
+@arguments.value("--max-uploads", kind=arguments.Whole(1, 10_000), default=20, text="uploads at once")
+@arguments.value("--max-downloads", kind=arguments.Whole(1, 10_000), default=200, text="downloads at once")
+@arguments.value("--max-deletes", kind=arguments.Whole(1, 10_000), default=10, text="deletions at once")
+@arguments.value(
+    "--buffer-size", kind=arguments.Size(MIB), default=300 * MIB, text="memory for buffered data, MiB without a unit"
+)
+@arguments.value(
+    "--max-readahead", kind=arguments.Size(MIB), default=32 * MIB, text="read-ahead per handle, MiB without a unit"
+)
+@arguments.value("--prefetch", kind=arguments.Whole(0, 1000), default=1, text="blocks fetched ahead at once")
+@arguments.value("--cache-dir", text="folders of the disk cache, separated by colons; memory: a cache in memory")
+@arguments.value(
+    "--cache-size", kind=arguments.Size(MIB), default=100 << 30, text="size of the cache, MiB without a unit"
+)
+@arguments.value("--cache-items", kind=arguments.Whole(), default=0, text="most blocks in the cache; 0: no limit")
+@arguments.value("--cache-mode", default="0600", text="permissions of cached blocks, octal")
+@arguments.value("--free-space-ratio", default="0.1", text="share of a cache disk that stays free")
+@arguments.value(
+    "--cache-eviction",
+    kind=arguments.OneOf("2-random", "lru", "none"),
+    default="2-random",
+    text="which block goes first",
+)
+@arguments.value(
+    "--cache-expire", kind=arguments.Duration(), default=0.0, text="drop blocks not used for so long; 0: never"
+)
+@arguments.value(
+    "--cache-scan-interval", kind=arguments.Duration(), default=3600.0, text="seconds between scans of the cache"
+)
+@arguments.switch("--cache-partial-only", text="cache only blocks that are not whole")
+@arguments.switch("--cache-large-write", text="cache whole blocks when they are written")
+@arguments.value(
+    "--verify-cache-checksum",
+    kind=arguments.OneOf("none", "full", "shrink", "extend"),
+    default="extend",
+    text="how the checksums of cached blocks are verified",
+)
+@arguments.not_yet(
+    "--storage",
+    "--bucket",
+    "--storage-class",
+    "--tag",
+    "--root-squash",
+    "--all-squash",
+    "--umask",
+    "--upload-limit",
+    "--download-limit",
+    "--upload-delay",
+    "--upload-hours",
+    "--consul",
+    "--custom-labels",
+    "--metrics",
+    "--network-interfaces",
+    switches=(
+        "--writeback",
+        "--enable-cap",
+        "--enable-selinux",
+        "--enable-ioctl",
+        "--update-fstab",
+        "--check-storage",
+        "--non-default-permission",
+    ),
+)
+@arguments.tuning(
+    "--max-fuse-io",
+    "--skip-dir-nlink",
+    "--open-cache",
+    "--open-cache-limit",
+    "--get-timeout",
+    "--put-timeout",
+    "--max-stage-write",
+    "--writeback-threshold-size",
+    "--backup-meta",
+    switches=(
+        "--disable-transparent-hugepage",
+        "--backup-skip-trash",
+        "--sort-dir",
+        "--fast-statfs",
+        "--readdir-cache",
+        "--no-usage-report",
+    ),
+)
+def command(arguments: tuple[str, ...], **options: Any) -> int:
+    """Mount a volume."""
+    url, mount_point = arguments
+    words = [word.strip() for text in options["fuse_options"] for word in text.split(",")]
+    options["read_only"] = options["read_only"] or "ro" in words
+    mounting.require_fuse()
+    from jfs.commands import mounted
+
+    mounted.check_volume(url, read_only=options["read_only"])
+    path = mounting.prepare_mount_point(mount_point, nonempty=options["force"] or "nonempty" in words)
+    options["kernel_options"] = mounting.kernel_options(words, name="", read_only=options["read_only"])
+    _check_numbers(options)
+    if not options["background"]:
+        return mounted.serve(absolute_url(url), path, options)
+    from jfs.commands.daemon import run_in_background
+
+    return run_in_background(
+        lambda ready: mounted.serve(absolute_url(url), path, options, ready=ready),
+        path,
+        log_file=options["log"] or default_log(),
+        syslog=not options["no_syslog"],
+        name=mounted.volume_name(url),
+    )
+
+
+def _check_numbers(options: dict[str, Any]) -> None:
+    """Turn the options that are written in a notation of their own into numbers.  UserError."""
+    try:
+        options["cache_mode"] = int(options["cache_mode"], 8)
+    except ValueError:
+        raise UserError(
+            f'Invalid value "{options["cache_mode"]}" for "cache-mode": octal permissions are wanted'
+        ) from None
+    try:
+        ratio = options["free_space_ratio"] = float(options["free_space_ratio"])
+    except ValueError:
+        ratio = -1.0
+    if not 0 <= ratio < 1:
+        raise UserError(
+            f'Invalid value "{options["free_space_ratio"]}" for "free-space-ratio": from 0 to below 1 is wanted'
+        )
+    if options["cache_dir"] and options["cache_dir"] != "memory":
+        options["cache_dir"] = ":".join(os.path.abspath(part) for part in options["cache_dir"].split(":") if part)
+
+
+def absolute_url(url: str) -> str:
+    """A relative path of an embedded database is resolved before the working directory changes."""
+    scheme, separator, rest = url.partition("://")
+    if scheme != "sqlite3" or not separator:
+        return url
+    path, query, parameters = rest.partition("?")
+    return f"{scheme}://{os.path.abspath(path)}{query}{parameters}"

@@ -1,0 +1,245 @@
+"""A mount's life: put the layers together, serve the kernel, and end in order."""
+
+import gc
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import Any, Final
+
+import pyfuse3
+import trio
+
+import jfs
+from jfs.errors import UserError
+from jfs.fuse import mounting, polling
+from jfs.fuse.adapter import Adapter, Timeouts
+from jfs.meta import volume_format
+from jfs.meta.client import ClientOptions
+from jfs.meta.engines import open_engine
+from jfs.meta.run import read, run_inline
+from jfs.meta.settings import Settings
+from jfs.vfs.vfs import Vfs, VfsOptions
+from jfs.volume import Volume, open_volume
+
+log = logging.getLogger(__name__)
+
+NANO: Final = 1_000_000_000
+UNMOUNT_S: Final = 5.0
+"""After a signal: so long files that are still open keep being served."""
+
+EXIT_VOLUME_GONE: Final = 11
+
+
+def _settings(url: str) -> Settings:
+    engine = open_engine(url)
+    try:
+        return run_inline(read(engine, volume_format.load_settings))
+    finally:
+        run_inline(engine.close())
+
+
+def volume_name(url: str) -> str:
+    return _settings(url).name
+
+
+def check_volume(url: str, *, read_only: bool) -> None:
+    """UserError before anything is changed: no volume there, or one that this version cannot mount so."""
+    from jfs.volume import refuse_unsupported
+
+    settings = _settings(url)
+    refuse_unsupported(settings)
+    if settings.enable_acl and not read_only:
+        raise UserError("this volume has ACLs enabled, which jfs does not support yet: use --read-only")
+    if settings.change_log and not read_only:
+        raise UserError("this volume has its change log on, which jfs does not write yet: use --read-only")
+
+
+def serve(url: str, path: str, options: dict[str, Any], *, ready: Callable[[], None] | None = None) -> int:
+    """Mount and serve until unmounted or told to stop; the exit code."""
+    return trio.run(_serve, url, path, options, ready)
+
+
+async def _serve(url: str, path: str, options: dict[str, Any], ready: Callable[[], None] | None) -> int:
+    client = ClientOptions(
+        read_only=options["read_only"],
+        atime_mode=options["atime_mode"],
+        skip_dir_mtime_ns=int(options["skip_dir_mtime"] * NANO),
+        heartbeat_s=options["heartbeat"],
+        bgjob=not options["no_bgjob"],
+        subdir=options["subdir"],
+        max_deletes=options["max_deletes"],
+        mountpoint=path,
+    )
+    names = (
+        "max_uploads max_downloads prefetch cache_size cache_items cache_mode free_space_ratio cache_eviction cache_expire "
+        "cache_scan_interval cache_partial_only cache_large_write verify_cache_checksum"
+    )
+    chunk = {name: options[name] for name in names.split()}
+    async with open_volume(
+        url, client, io_retries=options["io_retries"], cache_dir=options["cache_dir"], **chunk
+    ) as volume:
+        return await Mounted(volume, path, options, ready).run()
+
+
+class Mounted:
+    """One mount point, while it is served."""
+
+    def __init__(self, volume: Volume, path: str, options: dict[str, Any], ready: Callable[[], None] | None) -> None:
+        self._volume = volume
+        self._path = path
+        self._options = options
+        self._ready = ready
+        self._code = 0
+        meta = volume.meta
+        self._vfs = Vfs(
+            meta,
+            volume.blocks,
+            VfsOptions(
+                buffer_size=options["buffer_size"],
+                max_readahead=options["max_readahead"],
+                hide_internal=options["hide_internal"] or bool(options["subdir"]),
+                prefix_internal=options["prefix_internal"],
+                config=shown_config(volume, path, options),
+            ),
+        )
+        self._stopping = trio.Event()
+        meta.on_fatal = self._fatal
+
+    def _fatal(self, why: str) -> None:
+        """The volume is gone: end, so that nobody believes in the mount."""
+        log.critical("%s", why)
+        self._code = EXIT_VOLUME_GONE
+        self._stopping.set()
+
+    async def run(self) -> int:
+        """Until unmounted, signalled or bereft of the volume."""
+        meta = self._volume.meta
+        name = meta.settings.name
+        await meta.start_session()
+        if meta.sid:
+            log.info("Create session %d OK with version: %s", meta.sid, jfs.__version__)
+        log.info('Mounting volume %s at "%s" ...', name, self._path)
+        polling.install()
+        adapter = self._adapter()
+        try:
+            pyfuse3.init(adapter, self._path, self._kernel_options(name))
+        except RuntimeError as error:
+            await meta.close_session()
+            raise UserError(f"cannot mount on {self._path}: {error}") from error
+        await self._serve_kernel()
+        log.info('The juicefs mount process exit successfully, mountpoint: "%s"', self._path)
+        return self._code
+
+    def _adapter(self) -> Adapter:
+        options = self._options
+        timeouts = Timeouts(
+            attr=options["attr_cache"],
+            entry=options["entry_cache"],
+            dir_entry=options["dir_entry_cache"],
+            negative=options["negative_entry_cache"],
+        )
+        return Adapter(self._vfs, timeouts, xattrs=options["enable_xattr"])
+
+    def _kernel_options(self, name: str) -> set[str]:
+        words = [word for word in self._options["kernel_options"] if not word.startswith("fsname=")]
+        return {*words, f"fsname={os.environ.get('FSTAB_NAME_PREFIX', 'JuiceFS:')}{name}"}
+
+    async def _serve_kernel(self) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._vfs.run)
+                nursery.start_soon(self._announce)
+                nursery.start_soon(self._stop_on_request)
+                await nursery.start(self._watch_signals)
+                settle()
+                await pyfuse3.main(min_tasks=1, max_tasks=64)
+                with trio.CancelScope(shield=True):
+                    await self._end()
+                nursery.cancel_scope.cancel()
+        finally:
+            pyfuse3.close(unmount=mounting.mounted_as(self._path) is not None)
+
+    async def _end(self) -> None:
+        """Nothing comes from the kernel any more: store what is buffered."""
+        log.info('flush buffered data in "%s"', self._path)
+        await self._vfs.close()
+        log.info("close session: OK")
+
+    async def _announce(self) -> None:
+        """Once the kernel shows the mount: tune it, and say so."""
+        await trio.to_thread.run_sync(os.stat, self._path, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(mounting.tune_kernel, self._path)
+        if self._ready is not None:
+            self._ready()
+        else:
+            log.info('\033[92mOK\033[0m, %s is ready at "%s"', self._volume.settings.name, self._path)
+
+    async def _watch_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+            task_status.started()
+            async for number in received:
+                log.info("Received signal %s, exiting...", signal.strsignal(number).lower() if number else number)
+                self._stopping.set()
+
+    async def _stop_on_request(self) -> None:
+        """Unmount; a file that stays open is served a little longer, then the session ends."""
+        await self._stopping.wait()
+        if await trio.to_thread.run_sync(mounting.unmount, self._path) is not None:
+            await trio.to_thread.run_sync(lambda: mounting.unmount(self._path, lazily=True))
+            await trio.sleep(UNMOUNT_S)
+        else:
+            await trio.sleep(1.0)
+        pyfuse3.terminate()
+
+
+def settle() -> None:
+    """What was made at the start stays: the collector shall not look at it again, and rarely at the rest."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+def shown_config(volume: Volume, path: str, options: dict[str, Any]) -> dict[str, object]:
+    """What `.config` tells about the mount, under the names that scripts look for."""
+    meta = volume.meta
+    chunk = volume.blocks.options
+    return {
+        "Meta": {
+            "Strict": True,
+            "Retries": 10,
+            "MaxDeletes": meta.options.max_deletes,
+            "ReadOnly": meta.options.read_only,
+            "NoBGJob": not meta.options.bgjob,
+            "Heartbeat": int(meta.options.heartbeat_s * NANO),
+            "MountPoint": path,
+            "Subdir": meta.options.subdir,
+            "AtimeMode": meta.options.atime_mode,
+        },
+        "Chunk": {
+            "CacheDir": ":".join(chunk.cache_dirs),
+            "CacheSize": chunk.cache_size,
+            "FreeSpace": chunk.free_space_ratio,
+            "BlockSize": chunk.block_size,
+            "Compress": chunk.compression,
+            "MaxUpload": chunk.max_uploads,
+            "MaxDownload": chunk.max_downloads,
+            "Writeback": False,
+            "HashPrefix": chunk.hash_prefix,
+            "BufferSize": options["buffer_size"],
+            "Readahead": options["max_readahead"],
+            "Prefetch": chunk.prefetch,
+        },
+        "Version": jfs.__version__,
+        "AttrTimeout": int(options["attr_cache"] * NANO),
+        "DirEntryTimeout": int(options["dir_entry_cache"] * NANO),
+        "EntryTimeout": int(options["entry_cache"] * NANO),
+        "NegEntryTimeout": int(options["negative_entry_cache"] * NANO),
+        "PrefixInternal": options["prefix_internal"],
+        "HideInternal": options["hide_internal"],
+        "Pid": os.getpid(),
+        "PPid": os.getppid(),
+        "CommPath": "",
+        "StatePath": "",
+        "Mountpoint": path,
+    }

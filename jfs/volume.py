@@ -1,0 +1,158 @@
+"""A volume opened: its metadata engine, its settings, its objects and its blocks, put together for the commands."""
+
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from jfs.errors import UserError
+from jfs.meta.engines import mask_url, open_engine
+from jfs.meta.settings import Settings
+from jfs.meta.transaction import Engine
+from jfs.object.store import ObjectStore
+from jfs.object.stores import open_volume_store
+
+if TYPE_CHECKING:
+    from jfs.chunk.options import ChunkOptions
+    from jfs.chunk.store import BlockStore
+    from jfs.meta.client import ClientOptions, MetaClient
+
+log = logging.getLogger(__name__)
+
+PROBE_BYTES: Final = 100
+PROBE_TRIES: Final = 3
+UUID_KEY: Final = "juicefs_uuid"
+
+
+def connect(url: str, *, create: bool = False) -> Engine:
+    """The engine behind the URL; says so in the log, as every command does first.  Raises UserError."""
+    log.info("Meta address: %s", mask_url(url))
+    return open_engine(url, create=create)
+
+
+def open_objects(settings: Settings, *, io_retries: int = 10) -> ObjectStore:
+    """The volume's part of its bucket.  UserError for what jfs cannot read yet."""
+    refuse_unsupported(settings)
+    store = open_volume_store(settings.storage, settings.bucket, settings.name, io_retries)
+    log.info("Data use %s", store.describe())
+    return store
+
+
+def refuse_unsupported(settings: Settings) -> None:
+    """UserError for a volume whose blocks this version cannot find or read."""
+    if settings.encrypt_key:
+        raise UserError(f"volume {settings.name} is encrypted, which is not supported yet")
+    if settings.shards > 1:
+        raise UserError(f"volume {settings.name} is spread over {settings.shards} shards, which is not supported yet")
+
+
+def test_objects(store: ObjectStore) -> None:
+    """Create the bucket if it is missing; put, get and delete a small object.  UserError tells which call failed."""
+    import secrets
+    import string
+
+    from jfs.errors import StoreError
+
+    key = "testing/" + "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(10))
+    data = secrets.token_bytes(PROBE_BYTES)
+    step = "create the bucket of"
+    try:
+        store.create()
+        step = "put an object into"
+        store.put(key, data)
+        step = "get an object from"
+        if store.get(key) != data:
+            raise UserError(f"storage {store.describe()} gave back other bytes than were put")
+        step = "delete an object from"
+        store.delete(key)
+        store.delete("testing/")
+    except (StoreError, OSError) as error:
+        raise UserError(f"cannot {step} storage {store.describe()}: {error}") from error
+
+
+def require_empty(store: ObjectStore) -> None:
+    """UserError where the volume's part of the bucket holds objects already."""
+    for info in store.list():
+        if info.size and not info.key.startswith("testing/"):
+            raise UserError(
+                f"Storage {store.describe()} is not empty (it holds {info.key}); "
+                "please clean it up or pick another volume name"
+            )
+
+
+def chunk_options(settings: Settings, **options: object) -> "ChunkOptions":
+    """The block store's options for this volume: its settings, then the caller's."""
+    from jfs.chunk.options import ChunkOptions
+
+    fields = {
+        "block_size": settings.block_size << 10,
+        "compression": settings.compression or "none",
+        "hash_prefix": settings.hash_prefix,
+        "uuid": settings.uuid,
+        **options,
+    }
+    return msgspec.convert(fields, ChunkOptions)
+
+
+def cache_folders(settings: Settings, given: str | None) -> list[str]:
+    """Where blocks are cached.
+
+    A `file` store on this machine's disk gets a cache only when one is named: it would copy a disk to the same disk.
+    """
+    from jfs.chunk.cache import parse_cache_dirs
+
+    if given is not None:
+        return parse_cache_dirs(given)
+    if settings.storage in ("file", "mem"):
+        log.info("Disk cache (none): %s storage is read directly; name one with --cache-dir", settings.storage)
+        return []
+    return ["/var/jfsCache" if os.geteuid() == 0 else os.path.expanduser("~/.juicefs/cache")]
+
+
+class Volume:
+    """An open volume."""
+
+    def __init__(self, engine: Engine, meta: "MetaClient", objects: ObjectStore, blocks: "BlockStore") -> None:
+        self.engine = engine
+        self.meta = meta
+        self.objects = objects
+        self.blocks = blocks
+
+    @property
+    def settings(self) -> Settings:
+        return self.meta.settings
+
+
+@asynccontextmanager
+async def open_volume(
+    url: str,
+    options: "ClientOptions | None" = None,
+    *,
+    io_retries: int = 10,
+    cache_dir: str | None = "",
+    **chunk: object,
+) -> AsyncIterator[Volume]:
+    """`async with`: a volume without a session yet.  `chunk` goes to ChunkOptions; no cache by default.
+
+    Raises UserError.
+    """
+    from jfs.chunk.cache import open_cache
+    from jfs.chunk.store import BlockStore
+    from jfs.meta.client import MetaClient
+
+    engine = connect(url)
+    try:
+        meta = await MetaClient.connect(engine, options)
+        objects = open_objects(meta.settings, io_retries=io_retries)
+        folders = cache_folders(meta.settings, cache_dir)
+        chunks = chunk_options(meta.settings, cache_dirs=folders, **chunk)
+        blocks = BlockStore(objects, chunks, open_cache(chunks))
+        try:
+            yield Volume(engine, meta, objects, blocks)
+        finally:
+            await blocks.close()
+    finally:
+        await engine.close()
