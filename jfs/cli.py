@@ -15,7 +15,7 @@ import click
 
 from jfs import logs
 from jfs.commands import arguments
-from jfs.commands.arguments import Command
+from jfs.commands.arguments import GLOBAL_OPTIONS, Command
 from jfs.errors import Conflict, CorruptRecord, FsError, StoreError, UserError
 
 log = logging.getLogger(__name__)
@@ -32,21 +32,6 @@ COMMANDS: Final = {
     "status": ("jfs.commands.status", "Show settings, sessions and usage of a volume"),
     "version": ("jfs.commands.version", "Show the version"),
 }
-
-_GLOBAL_OPTIONS: Final[list[click.Parameter]] = [
-    click.Option(["--verbose", "--debug", "-v"], type=click.BOOL, is_flag=False, flag_value="true"),
-    click.Option(["--quiet", "-q"], type=click.BOOL, is_flag=False, flag_value="true"),
-    click.Option(["--trace"], type=click.BOOL, is_flag=False, flag_value="true"),
-    click.Option(["--log-level"]),
-    click.Option(["--log-id"]),
-    click.Option(["--no-agent"], type=click.BOOL, is_flag=False, flag_value="true"),
-    click.Option(["--no-color"], type=click.BOOL, is_flag=False, flag_value="true"),
-    click.Option(["--pyroscope"]),
-    click.Option(["--version", "-V"], type=click.BOOL, is_flag=False, flag_value="true"),
-]
-GLOBAL_NAMES: Final = frozenset(
-    name.lstrip("-") for option in _GLOBAL_OPTIONS for name in option.opts if name.startswith("--")
-)
 
 _HELP: Final = """\
 NAME:
@@ -107,7 +92,7 @@ def _fatal(message: str) -> int:
 
 
 def _dispatch(words: Sequence[str]) -> int:
-    flags, rest = arguments.arrange(words, _GLOBAL_OPTIONS, strict=False)
+    flags, rest = arguments.arrange(words, GLOBAL_OPTIONS, strict=False)
     given = dict(flag[2:].split("=", 1) for flag in flags)
     _set_up_logs(given)
     if given.get("version") == "true":

@@ -21,6 +21,22 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _TRUTH: Final = {"true": "true", "t": "true", "1": "true", "false": "false", "f": "false", "0": "false"}
 
 
+GLOBAL_OPTIONS: Final[list[click.Parameter]] = [
+    click.Option(["--verbose", "--debug", "-v"], type=click.BOOL, is_flag=False, flag_value="true"),
+    click.Option(["--quiet", "-q"], type=click.BOOL, is_flag=False, flag_value="true"),
+    click.Option(["--trace"], type=click.BOOL, is_flag=False, flag_value="true"),
+    click.Option(["--log-level"]),
+    click.Option(["--log-id"]),
+    click.Option(["--no-agent"], type=click.BOOL, is_flag=False, flag_value="true"),
+    click.Option(["--no-color"], type=click.BOOL, is_flag=False, flag_value="true"),
+    click.Option(["--pyroscope"]),
+    click.Option(["--version", "-V"], type=click.BOOL, is_flag=False, flag_value="true"),
+]
+GLOBAL_NAMES: Final = frozenset(
+    name.lstrip("-") for option in GLOBAL_OPTIONS for name in option.opts if name.startswith("--")
+)
+
+
 class Command(click.Command):
     """A sub-command: click's, plus how many positional arguments it takes and how its usage line reads."""
 
@@ -108,7 +124,7 @@ def is_switch(option: click.Parameter) -> bool:
 # -- parameter types: a malformed value is a UserError in the peer's words
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[int]):
     """Bytes, with a suffix or in the flag's own unit."""
 
     name = "size"
@@ -120,7 +136,7 @@ class Size(click.ParamType):
         return _converted(lambda: units.parse_size(value, self.unit) if isinstance(value, str) else value, value, param)
 
 
-class Rate(click.ParamType):
+class Rate(click.ParamType[int]):
     """Megabits per second."""
 
     name = "rate"
@@ -129,7 +145,7 @@ class Rate(click.ParamType):
         return _converted(lambda: units.parse_rate(value) if isinstance(value, str) else value, value, param)
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """Seconds.  As for the peer, a malformed one is a warning and counts as 0."""
 
     name = "duration"
@@ -144,7 +160,7 @@ class Duration(click.ParamType):
             return 0.0
 
 
-class Whole(click.ParamType):
+class Whole(click.ParamType[int]):
     """A whole number within bounds."""
 
     name = "number"
@@ -160,7 +176,7 @@ class Whole(click.ParamType):
         return number
 
 
-class OneOf(click.ParamType):
+class OneOf(click.ParamType[str]):
     """One of a few words."""
 
     name = "word"
@@ -189,7 +205,9 @@ def _name(param: click.Parameter | None) -> str:
 # -- option makers
 
 
-def value(*names: str, kind: click.ParamType | None = None, default: Any = None, text: str, **more: Any) -> Decorator:
+def value(
+    *names: str, kind: click.ParamType[Any] | None = None, default: Any = None, text: str, **more: Any
+) -> Decorator:
     """An option that takes a value."""
     shown = kind if kind is not None else click.STRING
     return click.option(*names, type=shown, default=default, help=text, show_default=default is not None, **more)

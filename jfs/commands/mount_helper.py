@@ -4,8 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from jfs.cli import GLOBAL_NAMES
-from jfs.commands.arguments import is_switch
+from jfs.commands.arguments import GLOBAL_NAMES, is_switch
 from jfs.errors import UserError
 
 _DROPPED: Final = frozenset({"", "background", "_netdev", "nofail", "rw", "defaults", "remount"})

@@ -179,7 +179,7 @@ class Mounted:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
             task_status.started()
             async for number in received:
-                log.info("Received signal %s, exiting...", signal.strsignal(number).lower() if number else number)
+                log.info("Received signal %s, exiting...", (signal.strsignal(number) or str(number)).lower())
                 self._stopping.set()
 
     async def _stop_on_request(self) -> None:

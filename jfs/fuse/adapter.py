@@ -8,8 +8,8 @@ An exception that is not a FUSEError would end the mount: `answers` turns every 
 import errno
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, ParamSpec, TypeVar
 
 import msgspec
 import pyfuse3
@@ -23,6 +23,7 @@ from jfs.vfs.vfs import Vfs
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 BLOCK_SIZE: Final = 65536
@@ -40,15 +41,15 @@ class Timeouts(msgspec.Struct, frozen=True):
     negative: float = 0.0
 
 
-def answers(handler: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+def answers(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     """Make a handler's failures into errnos: the file system's own as they are, anything else a bug: logged, EIO."""
 
     name = handler.__name__
 
     @functools.wraps(handler)
-    async def answer(*args: Any) -> T:
+    async def answer(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return await handler(*args)
+            return await handler(*args, **kwargs)
         except FsError as error:
             raise FUSEError(error.errno) from None
         except FUSEError:
@@ -219,7 +220,7 @@ class Adapter(pyfuse3.Operations):
 
     @answers
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        return await self._vfs.read(fh, off, size)
+        return await self._vfs.read(fh, off, size)  # type: ignore[return-value]  # any buffer will do
 
     @answers
     async def write(self, fh: int, off: int, buf: bytes) -> int:

@@ -138,5 +138,7 @@ def install() -> Poller:
     import pyfuse3
 
     poller = Poller()
-    pyfuse3.trio = _Trio(lowlevel=_LowLevel(wait_readable=poller.wait_readable), Lock=ReadLock)
+    pyfuse3.trio = _Trio(  # type: ignore[attr-defined]
+        lowlevel=_LowLevel(wait_readable=poller.wait_readable), Lock=ReadLock
+    )
     return poller

@@ -292,7 +292,7 @@ class Vfs:
             append=bool(flags & os.O_APPEND),
         )
 
-    async def read(self, fh: int, offset: int, size: int) -> bytes:
+    async def read(self, fh: int, offset: int, size: int) -> bytes | bytearray | memoryview:
         handle = self.handles.get(fh)
         file = handle.file
         if file is None:

@@ -172,7 +172,7 @@ class FileWriter:
 
     async def write(self, offset: int, data: bytes | memoryview, *, append: bool = False) -> None:
         """Take the data over; returns as soon as it is in buffers.  With `append` it goes to the end of the file."""
-        while self._paused:
+        while self.paused_now():
             await self._lot.park()
         file = self._file
         if append:
@@ -336,6 +336,9 @@ class FileWriter:
         for piece in waiting:
             while not piece.done:
                 await self._lot.park()
+
+    def paused_now(self) -> bool:
+        return self._paused
 
     def paused(self) -> "_Pause":
         """`async with`: no write begins, and none is under way (for truncate)."""
