@@ -74,6 +74,18 @@ class Descriptors:
             os.close(spare)
         return fd
 
+    @staticmethod
+    def want(path: str) -> None:
+        """Ask the kernel to bring the file into memory; may wait for the disk, so it is for threads."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # whoever reads it will say what is wrong
+            return
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(fd)
+
     def drop(self, path: str) -> None:
         """Close the file's descriptor: a removed file's space comes back only then."""
         fd = self._open.pop(path, None)

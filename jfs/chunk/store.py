@@ -289,14 +289,14 @@ class BlockStore:
     # -- background
 
     def prefetch(self, slice_id: int, size: int, index: int) -> None:
-        """Bring a block into the cache soon, if there is one and time for it."""
-        if self._cache is None or self.options.prefetch <= 0:
+        """Bring a block into the cache soon (a local store's: into the kernel's), if there is one and time for it."""
+        if self.options.prefetch <= 0 or (self._cache is None and not self._local):
             return
         length = block_length(size, index, self.options.block_size)
         if length <= 0:
             return
         key = block_key(slice_id, index, length, hash_prefix=self.options.hash_prefix)
-        if not self._cache.holds(key):
+        if self._cache is None or not self._cache.holds(key):
             try:
                 self._to_prefetch.send_nowait((key, length))
             except trio.WouldBlock:
@@ -318,7 +318,11 @@ class BlockStore:
     async def _run_prefetch(self) -> None:
         while True:
             key, size = await self._prefetches.receive()
-            if self._cache is not None and not self._cache.holds(key):
+            if self._cache is None:
+                path = self._store.local_path(key)
+                if path is not None:
+                    await trio.to_thread.run_sync(self._descriptors.want, path)
+            elif not self._cache.holds(key):
                 try:
                     await self._load(key, size)
                 except StoreError as error:

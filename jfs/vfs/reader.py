@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from jfs.vfs.handles import Handle
 
 RECORDS_TTL_S: Final = 1.0
-SEQUENTIAL_FROM: Final = 2
-"""Reads in a row, each where the last one ended, before blocks are fetched ahead."""
+SEQUENTIAL_FROM: Final = 4
+"""Reads in a row, each near where the last one ended, before blocks are fetched ahead."""
+
+NEAR: Final = 4 << 20
+"""The kernel's own read-ahead sends requests of this range at once, and they come in any order."""
 
 COMPACT_FROM: Final = 5
 """Records or segments from which a chunk is worth compacting (the peer's figure)."""
@@ -181,17 +184,17 @@ class Reader:
         state = handle.read_state
         if state is None:
             state = handle.read_state = ReadState()
-        if offset != state.end:
+        if not -NEAR <= offset - state.end <= NEAR:
             state.run = 0
-            state.ahead = end
-        state.end = end
+            state.ahead = state.end = end
+        state.end = max(state.end, end)
         state.run += 1
         if state.run < SEQUENTIAL_FROM or not self._max_readahead:
             return
         window = min(self._max_readahead, (end - offset) * state.run)
-        until = min(end + window, file.length)
+        until = min(state.end + window, file.length)
         while state.ahead < until:
-            state.ahead = self._prefetch(file, max(state.ahead, end))
+            state.ahead = self._prefetch(file, max(state.ahead, state.end))
 
     def _prefetch(self, file: "OpenFile", offset: int) -> int:
         """Ask for the block that holds `offset`; where the next one begins."""
