@@ -146,12 +146,13 @@ def command(arguments: tuple[str, ...], **options: Any) -> int:
     path = mounting.prepare_mount_point(mount_point, nonempty=options["force"] or "nonempty" in words)
     options["kernel_options"] = mounting.kernel_options(words, name="", read_only=options["read_only"])
     _check_numbers(options)
+    url = absolute_url(url)  # before the background process changes its directory
     if not options["background"]:
-        return mounted.serve(absolute_url(url), path, options)
+        return mounted.serve(url, path, options)
     from jfs.commands.daemon import run_in_background
 
     return run_in_background(
-        lambda ready: mounted.serve(absolute_url(url), path, options, ready=ready),
+        lambda ready: mounted.serve(url, path, options, ready=ready),
         path,
         log_file=options["log"] or default_log(),
         syslog=not options["no_syslog"],
