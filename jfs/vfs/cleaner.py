@@ -44,12 +44,16 @@ class Cleaner:
             async with self._working:
                 await self._clean(first)
 
-    async def drain(self) -> None:
-        """Before an unmount: work off the queue, for a while; the rest is left to the hourly job of some mount."""
-        with trio.move_on_after(DRAIN_S):
-            async with self._working:
-                while (item := self._meta.deleted.take()) is not None:
-                    await self._clean(item)
+    async def drain(self, limit_s: float = DRAIN_S) -> None:
+        """Work off the queue, for a while (an unmount must end); the rest is left to the hourly job of some mount."""
+        with trio.move_on_after(limit_s):
+            await self.work_off()
+
+    async def work_off(self) -> None:
+        """Until the queue is empty."""
+        async with self._working:
+            while (item := self._meta.deleted.take()) is not None:
+                await self._clean(item)
 
     async def _clean(self, item: DeletedFile | SliceRef | None) -> None:
         """One batch."""
