@@ -1,178 +1,239 @@
-"""`jfs fsck META-URL`: is every block of every slice there and as long as it should be, and are the records sound?
+"""`jfs fsck META-URL`: the metadata obeys its rules, and every block of every slice is in the store, at its size.
 
-Exit 0 where all is well, 1 where something is lost or wrong.  Safe beside live mounts: what looks lost is looked at again,
-since blocks may have been put, or slices replaced, after the store was listed.
+The blocks are listed once; what a block's absence says is asked again of the store and of the records, so that a volume in
+use gives no false alarm.
 """
 
 import logging
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Final
 
-import trio
+from jfs.commands import arguments
+from jfs.commands.progress import Progress
+from jfs.errors import FsError, ObjectMissing, UserError
 
-from jfs.chunk.layout import block_keys, block_length
-from jfs.commands import arguments, volume_scan
-from jfs.commands.progress import counting
-from jfs.errors import ObjectMissing, UserError
-from jfs.meta import check
-from jfs.meta.client import ClientOptions
-from jfs.meta.run import read
-from jfs.meta.types import ROOT, ROOT_INO, TYPE_DIR, Attr, Ino, Slice
-from jfs.volume import Volume, open_volume
+if TYPE_CHECKING:
+    from jfs.meta.check import Finding
+    from jfs.meta.client import MetaClient
+    from jfs.meta.transaction import Transaction
+    from jfs.meta.types import Ino, Slice
+    from jfs.volume import Volume
 
 log = logging.getLogger(__name__)
 
+PAGE: Final = 1000
+
 
 @arguments.command("fsck", "META-URL", (1, 1))
-@arguments.value("--path", text="check only what is there (absolute path in the volume)")
-@arguments.switch("--recursive", "-r", text="with --path: and everything below")
-@arguments.switch("--repair", text="repair what can be repaired")
-@arguments.switch("--sync-dir-stat", text="count the statistics of directories again and store them")
+@arguments.value("--path", text="check this directory or file of the volume only (an absolute path in it)")
+@arguments.switch("--repair", text="repair the metadata where that can be done")
+@arguments.switch("--recursive", "-r", text="with --path: check all that is below it too")
+@arguments.switch("--sync-dir-stat", text="repair directory statistics only")
 @arguments.not_yet("--repair-dir-mode")
-def command(arguments: tuple[str, ...], **options: Any) -> None:
-    """Check that the metadata is sound and every block is there."""
-    trio.run(_fsck, arguments[0], options)
+def command(arguments: tuple[str, ...], *, path: str | None, repair: bool, recursive: bool, sync_dir_stat: bool) -> int:
+    """Check that the metadata is sound and that every block is there."""
+    import trio
+
+    if path is not None and not path.startswith("/"):
+        raise UserError(f'Invalid value "{path}" for "path": an absolute path in the volume is wanted')
+    kinds = None if repair else frozenset({"dir stat"}) if sync_dir_stat else frozenset[str]()
+    return trio.run(_check, arguments[0], path, recursive, kinds)
 
 
-async def _fsck(url: str, options: dict[str, Any]) -> None:
-    repair = options["repair"] or options["sync_dir_stat"]
-    client = ClientOptions(read_only=not repair)
-    async with open_volume(url, client, io_retries=3) as volume:
-        run = Check(volume, repair=options["repair"], dir_stats=options["sync_dir_stat"])
-        if options["path"] is not None:
-            await run.path(options["path"], recursive=options["recursive"])
-        else:
-            await run.everything()
-        run.conclude()
+async def _check(url: str, path: str | None, recursive: bool, repairs: frozenset[str] | None) -> int:
+    from jfs.meta.client import ClientOptions
+    from jfs.volume import open_volume
+
+    options = ClientOptions(read_only=repairs == frozenset(), bgjob=False)
+    async with open_volume(url, options) as volume:
+        with Progress() as progress:
+            checker = Checker(volume, progress, repairs)
+            if path is None:
+                await checker.check_volume()
+            else:
+                await checker.check_path(path, recursive=recursive)
+        await volume.meta.close_session()
+    return checker.verdict()
 
 
-class Check:
-    """One run and what it found."""
+class Checker:
+    """One check of one volume.  `repairs`: the kinds of findings to repair; None means all."""
 
-    def __init__(self, volume: Volume, *, repair: bool, dir_stats: bool) -> None:
+    def __init__(self, volume: "Volume", progress: Progress, repairs: frozenset[str] | None) -> None:
         self._volume = volume
-        self._meta = volume.meta
-        self._repair = repair
-        self._dir_stats = dir_stats
-        self._wrong = 0
+        self._meta: MetaClient = volume.meta
+        self._progress = progress
+        self._repairs = repairs
+        self._problems = 0
         self._lost = 0
         self._lost_bytes = 0
         self._broken: dict[Ino, str] = {}
 
-    async def everything(self) -> None:
-        blocks = await volume_scan.blocks(self._volume.objects)
-        log.info("Found %d blocks (%d bytes)", len(blocks), sum(info.size for info, _ in blocks))
-        sizes = {info.key: info.size for info, _ in blocks}
-        deleted = {each.ino for each in await read(self._meta.engine, volume_scan.deleted_files)}
-        slices: dict[int, int] = {}
-        with counting("Checked slices") as seen:
-            async for ino, index, records in volume_scan.chunks(self._meta):
-                if ino in deleted:
-                    continue
+    def verdict(self) -> int:
+        """Say what was found; the exit code."""
+        if self._lost:
+            rows = "".join(f"\n{ino:>13}: {path}" for ino, path in sorted(self._broken.items()))
+            log.critical(
+                "%d objects are lost (%d bytes), %d broken files:\n%13s: PATH%s",
+                *(self._lost, self._lost_bytes, len(self._broken), "INODE", rows),
+            )
+        if self._problems:
+            log.critical("%d problems in the metadata are left", self._problems)
+        return 1 if self._lost or self._problems else 0
+
+    # -- metadata
+
+    async def _report(self, findings: "AsyncIterator[Finding]") -> None:
+        from jfs.meta import check
+
+        found = [finding async for finding in findings]
+        for finding in found:
+            if finding.repairable and (self._repairs is None or finding.kind in self._repairs):
+                await check.repair(self._meta, finding)
+                log.warning("%s: repaired", finding.message)
+                continue
+            self._problems += 1
+            advice = " (--repair can put it right)" if finding.repairable else ""
+            log.error("%s%s", finding.message, advice)
+        if any(finding.kind == "stray chunks" for finding in found) and self._repairs is None:
+            log.info("chunks that are left go with the next clean-up of deleted files")
+
+    # -- everything
+
+    async def check_volume(self) -> None:
+        """All metadata, all blocks."""
+        from jfs.chunk.layout import parse_name
+        from jfs.commands.scan import SliceSet, all_blocks, all_chunks
+        from jfs.meta import check
+
+        await self._report(check.check(self._meta))
+        sizes: dict[str, int] = {}
+        step = self._progress.count("Listed blocks")
+        async for page in all_blocks(self._volume.objects):
+            step(len(page))
+            sizes.update((info.key, info.size) for info in page if parse_name(info.key) is not None)
+        log.info("Found %d blocks (%d bytes)", len(sizes), sum(sizes.values()))
+        used = SliceSet()
+        step = self._progress.count("Checked chunks")
+        async for chunks in all_chunks(self._meta.engine):
+            step(len(chunks))
+            for ino, index, records in chunks:
                 for record in records:
-                    if record.id and record.id not in slices:
-                        slices[record.id] = record.size
+                    if record.id:
+                        used.add(record.id, record.size)
                         await self._check_slice(ino, index, record, sizes)
-                        seen()
-        log.info("Used by %d slices (%d bytes)", len(slices), sum(slices.values()))
-        async for finding in check.check(self._meta):
-            await self._report(finding)
+        log.info("Used by %d slices (%d bytes)", len(used), used.bytes)
 
-    async def path(self, path: str, *, recursive: bool) -> None:
-        """Check one file or directory, or a tree."""
-        if not path.startswith("/"):
-            raise UserError(f"--path {path}: an absolute path in the volume is wanted, as in /dir/file")
-        ino, attr = await self._resolve(path)
-        nodes = 0
-        if attr.type == TYPE_DIR:
-            async for finding in check.check_tree(self._meta, ino, recursive=recursive):
-                await self._report(finding)
-        waiting = [(ino, attr)]
-        while waiting:
-            ino, attr = waiting.pop()
-            nodes += 1
-            if attr.type != TYPE_DIR:
-                await self._check_file(ino)
-            elif recursive or nodes == 1:
-                waiting += await self._children(ino)
-        log.info("Checked %d nodes", nodes)
+    async def _check_slice(self, ino: "Ino", index: int, record: "Slice", sizes: dict[str, int] | None) -> None:
+        """Every block of one record's slice; `sizes` None where nothing was listed."""
+        from jfs.chunk.layout import block_keys, parse_name
 
-    async def _resolve(self, path: str) -> tuple[Ino, Attr]:
-        ino, attr = ROOT_INO, await self._meta.getattr(ROOT_INO)
+        options = self._volume.blocks.options
+        for key in block_keys(record.id, record.size, options.block_size, hash_prefix=options.hash_prefix):
+            block = parse_name(key)
+            wanted = block.size if block is not None else 0
+            if sizes is not None and self._fits(sizes.get(key), wanted):
+                continue
+            size = await self._head(key)
+            if self._fits(size, wanted) or not await self._is_used(ino, index, record):
+                continue
+            path = await self._path(ino)
+            self._lost += 1
+            self._lost_bytes += wanted
+            self._broken[ino] = path
+            if size is None:
+                log.error("can't find block %s for file %s: no such object", key.removeprefix("chunks/"), path)
+            else:
+                log.error(
+                    "block %s of file %s has %d bytes instead of %d", key.removeprefix("chunks/"), path, size, wanted
+                )
+
+    def _fits(self, size: int | None, wanted: int) -> bool:
+        """Whether an object of this size can be the block; a compressed one's size tells nothing but that it is there."""
+        if size is None:
+            return False
+        return size > 0 if self._volume.blocks.options.compression not in ("", "none") else size == wanted
+
+    async def _head(self, key: str) -> int | None:
+        import trio
+
+        try:
+            return (await trio.to_thread.run_sync(self._volume.objects.head, key)).size
+        except ObjectMissing:
+            return None
+
+    async def _is_used(self, ino: "Ino", index: int, record: "Slice") -> bool:
+        """Whether a file that exists still refers to the slice there."""
+        from jfs.meta.run import read
+
+        async def look(tx: "Transaction") -> bool:
+            return record in await tx.slices(ino, index) and await tx.attr(ino) is not None
+
+        return await read(self._meta.engine, look)
+
+    async def _path(self, ino: "Ino") -> str:
+        from jfs.meta import check
+        from jfs.meta.run import read
+
+        if ino not in self._broken:
+            return (await read(self._meta.engine, check.path_of, ino)).decode(errors="backslashreplace")
+        return self._broken[ino]
+
+    # -- one path
+
+    async def check_path(self, path: str, *, recursive: bool) -> None:
+        """One file; or one directory and the files in it, with `recursive` all that is below it."""
+        from jfs.meta import check
+        from jfs.meta.types import ROOT, ROOT_INO, TYPE_DIR
+
+        ino = ROOT_INO
+        attr = await self._meta.getattr(ino)
         for name in path.encode(errors="surrogateescape").split(b"/"):
-            if name:
+            if not name:
+                continue
+            try:
                 entry = await self._meta.lookup(ROOT, ino, name)
-                ino, attr = entry.ino, entry.attr
-        return ino, attr
+            except FsError as error:
+                raise UserError(f"path {path}: {error}") from None
+            ino, attr = entry.ino, entry.attr
+        step = self._progress.count("Checked nodes")
+        if attr.type != TYPE_DIR:
+            step(1)
+            await self._check_file(ino)
+            log.info("Checked 1 nodes")
+            return
+        await self._report(check.check_tree(self._meta, ino, recursive=recursive))
+        log.info("Checked %d nodes", await self._check_files(ino, step, recursive=recursive))
 
-    async def _children(self, ino: Ino) -> list[tuple[Ino, Attr]]:
-        found: list[tuple[Ino, Attr]] = []
-        after: bytes | None = None
-        while True:
-            page = await self._meta.readdir(ROOT, ino, after, volume_scan.PAGE)
-            found += [(each.dentry.ino, each.attr) for each in page if each.attr is not None]
-            if len(page) < volume_scan.PAGE:
-                return found
-            after = page[-1].name
+    async def _check_files(self, ino: "Ino", step: Any, *, recursive: bool) -> int:
+        from jfs.meta.types import ROOT, TYPE_DIR, TYPE_FILE
 
-    async def _check_file(self, ino: Ino) -> None:
-        for index, records in await read(self._meta.engine, _chunks_of, ino):
+        nodes = 1
+        waiting = [ino]
+        while waiting:
+            directory = waiting.pop()
+            after: bytes | None = None
+            while True:
+                page = await self._meta.readdir(ROOT, directory, after, PAGE)
+                nodes += len(page)
+                step(len(page))
+                for entry in page:
+                    if entry.dentry.type == TYPE_FILE:
+                        await self._check_file(entry.dentry.ino)
+                    elif entry.dentry.type == TYPE_DIR and recursive:
+                        waiting.append(entry.dentry.ino)
+                if len(page) < PAGE:
+                    break
+                after = page[-1].name
+        return nodes
+
+    async def _check_file(self, ino: "Ino") -> None:
+        from jfs.meta.run import read
+
+        async def chunks(tx: "Transaction") -> "list[tuple[int, list[Slice]]]":
+            return await tx.chunks(ino)
+
+        for index, records in await read(self._meta.engine, chunks):
             for record in records:
                 if record.id:
-                    await self._check_slice(ino, index, record, {})
-
-    async def _check_slice(self, ino: Ino, index: int, record: Slice, sizes: dict[str, int]) -> None:
-        """Every block: there, and (on a volume without compression) as long as its name says."""
-        options = self._volume.blocks.options
-        plain = options.compression == "none"
-        keys = block_keys(record.id, record.size, options.block_size, hash_prefix=options.hash_prefix)
-        for number, key in enumerate(keys):
-            wanted = block_length(record.size, number, options.block_size)
-            found = sizes.get(key)
-            if found is None or (plain and found != wanted):
-                await self._look_again(ino, index, record, key, wanted if plain else None)
-
-    async def _look_again(self, ino: Ino, index: int, record: Slice, key: str, wanted: int | None) -> None:
-        try:
-            info = await trio.to_thread.run_sync(self._volume.objects.head, key)
-            if wanted is None or info.size == wanted:
-                return
-            why = f"it has {info.size} bytes"
-        except ObjectMissing:
-            why = "it does not exist"
-        if record.id not in {each.id for each in await self._meta.read_chunk(ino, index)}:
-            return  # replaced meanwhile
-        path = (await read(self._meta.engine, check.path_of, ino)).decode(errors="replace")
-        log.error("can't find block %s for file %s: %s", key.removeprefix("chunks/"), path, why)
-        self._lost += 1
-        self._lost_bytes += block_length(
-            record.size, int(key.rsplit("_", 2)[1]), self._volume.blocks.options.block_size
-        )
-        self._broken[ino] = path
-
-    async def _report(self, finding: check.Finding) -> None:
-        wanted = self._repair or (self._dir_stats and finding.kind == "dir stat")
-        if wanted and await check.repair(self._meta, finding):
-            log.warning("%s: repaired", finding.message)
-            return
-        hint = "; --repair can mend it" if finding.repairable else ""
-        log.error("%s%s", finding.message, hint)
-        self._wrong += 1
-
-    def conclude(self) -> None:
-        """UserError where something is lost or wrong: one line says what, the rows after it where."""
-        problems = []
-        if self._lost:
-            rows = "".join(f"\n        {ino:>11}: {path}" for ino, path in sorted(self._broken.items()))
-            problems.append(
-                f"{self._lost} objects are lost ({self._lost_bytes} bytes), {len(self._broken)} broken files:\n"
-                f"        {'INODE':>11}: PATH{rows}"
-            )
-        if self._wrong:
-            problems.append(f"{self._wrong} metadata records are wrong, see above")
-        if problems:
-            raise UserError("\n".join(problems))
-
-
-async def _chunks_of(tx: Any, ino: Ino) -> list[tuple[int, list[Slice]]]:
-    found: list[tuple[int, list[Slice]]] = await tx.chunks(ino)
-    return found
+                    await self._check_slice(ino, index, record, None)

@@ -1,35 +1,49 @@
-"""Counts of what a long command has done so far: a moving line on a terminal, nothing elsewhere."""
+"""Counts that move while a command works: bars on a terminal, nothing elsewhere (the summary lines say it all there)."""
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+Advance = Callable[[int], None]
 
 
-class Count(Protocol):
-    """Something that is being counted."""
-
-    def __call__(self, more: int = 1) -> None: ...
+def _nowhere(step: int) -> None:
+    return None
 
 
-@contextmanager
-def counting(what: str) -> Iterator[Count]:
-    """`with counting("Scanned objects") as seen: ... seen()`."""
-    if not sys.stdout.isatty() or os.environ.get("DISPLAY_PROGRESSBAR") == "false":
-        yield _nothing
-        return
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+class Progress:
+    """`with Progress() as progress: step = progress.count("Scanned objects")`, then `step(n)`."""
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}: {task.completed:,.0f}"), TimeElapsedColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task(what, total=None)
+    def __init__(self) -> None:
+        self._bars: Any = None
+        if not sys.stdout.isatty() or os.environ.get("DISPLAY_PROGRESSBAR", "").lower() == "false":
+            return
+        from rich import progress
 
-        def count(more: int = 1) -> None:
-            progress.advance(task, more)
+        self._bars = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.TextColumn("{task.completed:,.0f}"),
+            progress.TimeElapsedColumn(),
+        )
 
-        yield count
+    def __enter__(self) -> "Progress":
+        if self._bars is not None:
+            self._bars.start()
+        return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
 
-def _nothing(more: int = 1) -> None:
-    """Nobody looks."""
+    def count(self, name: str, total: int | None = None) -> Advance:
+        """A new count; `total` None where nobody knows how far it goes."""
+        bars = self._bars
+        if bars is None:
+            return _nowhere
+        task = bars.add_task(name, total=total)
+        return lambda step: bars.advance(task, step)

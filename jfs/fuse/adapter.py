@@ -8,6 +8,7 @@ An exception that is not a FUSEError would end the mount: `answers` turns every 
 import errno
 import functools
 import logging
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -16,6 +17,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
 from jfs.errors import FsError
+from jfs.fuse import access_lines
 from jfs.meta.inodes import AttrChange
 from jfs.meta.types import S_IFMT_OF, TYPE_DIR, Attr, Cred, Entry, Ino
 from jfs.vfs.handles import Handle
@@ -30,6 +32,8 @@ BLOCK_SIZE: Final = 65536
 """st_blksize: how much programs that ask read and write at a time."""
 
 STATFS_BLOCK: Final = 4096
+
+OF_HANDLES: Final = frozenset({"read", "write", "flush", "fsync", "release"})
 
 
 class Timeouts(msgspec.Struct, frozen=True):
@@ -48,7 +52,11 @@ def answers(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corouti
 
     @functools.wraps(handler)
     async def answer(*args: P.args, **kwargs: P.kwargs) -> T:
+        adapter: Any = args[0]
         try:
+            if adapter.access_log.active:
+                reply: T = await adapter.logged(name, handler, args)
+                return reply
             return await handler(*args, **kwargs)
         except FsError as error:
             raise FUSEError(error.errno) from None
@@ -67,6 +75,7 @@ class Adapter(pyfuse3.Operations):
     def __init__(self, vfs: Vfs, timeouts: Timeouts, *, xattrs: bool) -> None:
         super().__init__()
         self._vfs = vfs
+        self.access_log = vfs.access_log
         self._timeouts = timeouts
         self._xattrs = xattrs
         self._creds: dict[tuple[int, int, int], Cred] = {}
@@ -116,6 +125,29 @@ class Adapter(pyfuse3.Operations):
                 self._creds.clear()
             cred = self._creds[key] = Cred(uid=key[0], gid=key[1], umask=key[2])
         return cred
+
+    async def logged(self, name: str, handler: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...]) -> T:
+        """The same as calling the handler, with a line for `.accesslog`."""
+        if name in OF_HANDLES and self._is_special(args[1]):
+            return await handler(*args)  # a reader of the log must not feed it
+        began = time.perf_counter()
+        who = (0, 0, 0)
+        shown = args[1:]
+        if shown and isinstance(shown[-1], RequestContext):
+            who = (shown[-1].uid, shown[-1].gid, shown[-1].pid)
+            shown = shown[:-1]
+        call = access_lines.call_text(name, shown)
+        try:
+            reply = await handler(*args)
+        except (FsError, FUSEError) as error:
+            self.access_log.note(who, call, "", error.errno, began)
+            raise
+        self.access_log.note(who, call, access_lines.result_text(name, reply), 0, began)
+        return reply
+
+    def _is_special(self, fh: int) -> bool:
+        handle = self._vfs.handles.find(fh)
+        return handle is not None and handle.file is None
 
     # -- names
 

@@ -7,7 +7,6 @@ adapter looks at `active` once for each request.
 
 import errno
 import os
-import stat
 import time
 from collections import deque
 from datetime import datetime
@@ -16,7 +15,6 @@ from typing import Final
 import trio
 
 from jfs.errors import FsError
-from jfs.meta.types import S_IFMT_OF, Attr, Entry
 
 LINES: Final = 10_240
 """So many lines wait for a slow reader; then the newest are dropped."""
@@ -86,15 +84,3 @@ class AccessLogReader:
 
     def close(self) -> None:
         self._log.leave(self)
-
-
-def show_attr(attr: Attr) -> str:
-    """`[-rw-r--r--:0100644,nlink,uid,gid,atime,mtime,ctime,length]`."""
-    mode = S_IFMT_OF[attr.type] | attr.mode
-    seconds = ",".join(str(time_ns // 1_000_000_000) for time_ns in (attr.atime_ns, attr.mtime_ns, attr.ctime_ns))
-    return f"[{stat.filemode(mode)}:{mode:07o},{attr.nlink},{attr.uid},{attr.gid},{seconds},{attr.length}]"
-
-
-def show_entry(entry: Entry) -> str:
-    """`(inode,[attributes])`."""
-    return f"({entry.ino},{show_attr(entry.attr)})"

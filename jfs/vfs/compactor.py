@@ -39,7 +39,7 @@ class Compactor:
     """One mount's background compaction."""
 
     def __init__(
-        self, meta: "MetaClient", blocks: "BlockStore", files: "OpenFileTable", durability: Durability
+        self, meta: "MetaClient", blocks: "BlockStore", files: "OpenFileTable | None", durability: Durability
     ) -> None:
         self._meta = meta
         self._blocks = blocks
@@ -116,7 +116,7 @@ class Compactor:
             if not committed:
                 with trio.CancelScope(shield=True):
                     await self._blocks.remove(new_id, plan.size)
-        file = self._files.get(plan.ino)
+        file = self._files.get(plan.ino) if self._files is not None else None
         if file is not None:
             file.forget_records()
         for ref in dead:
