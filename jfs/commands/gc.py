@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 YOUNG_S: Final = 3600
-HOUR_S: Final = 3600
-DAY_S: Final = 24 * HOUR_S
+DAY_S: Final = 24 * 3600
 FOREVER: Final = 1 << 62
 MANY: Final = 1 << 30
 
@@ -83,8 +82,41 @@ class Tally(msgspec.Struct):
         self.count += 1
         self.bytes += size
 
-    def __str__(self) -> str:
-        return f"{self.count} ({self.bytes} bytes)"
+    def words(self) -> tuple[str, str]:
+        return f"{self.count}", f" ({self.bytes} bytes)"
+
+
+class Census:
+    """The objects of a store by what they are to the volume."""
+
+    def __init__(self, block_size: int, oldest_young: float) -> None:
+        from jfs.commands.scan import SliceSet
+
+        self._block_size = block_size
+        self._oldest_young = oldest_young
+        self.used, self.dead, self.kept = SliceSet(), SliceSet(), SliceSet()
+        self.valid, self.pending, self.compacted, self.skipped = Tally(), Tally(), Tally(), Tally()
+        self.scanned = 0
+        self.leaked: list[ObjectInfo] = []
+
+    def see(self, info: "ObjectInfo") -> None:
+        """One listed object.  What is not named like a block is none of gc's business."""
+        from jfs.chunk.layout import parse_name
+
+        self.scanned += 1
+        block = parse_name(info.key)
+        if block is None:
+            return
+        if info.mtime > self._oldest_young:
+            self.skipped.add(info.size)
+        elif self.used.holds(block, self._block_size):
+            self.valid.add(info.size)
+        elif self.dead.holds(block, self._block_size):
+            self.pending.add(info.size)
+        elif self.kept.holds(block, self._block_size):
+            self.compacted.add(info.size)
+        else:
+            self.leaked.append(info)
 
 
 class Collector:
@@ -122,25 +154,25 @@ class Collector:
         """Delete the data of deleted files and of slices without references."""
         from jfs.meta import jobs
 
-        before = self._meta.now_s() - HOUR_S
         step = self._progress.count("Deleted pending")
-        deleted = 0
-        while found := await jobs.find_deleted_files(self._meta, before):
+        files = slices = 0
+        while True:
+            found = await jobs.find_deleted_files(self._meta, FOREVER)
             await self._cleaner.work_off()
+            files += found
             step(found)
-            if found >= await self._count_deleted_files(before):
-                break
-        while found := await jobs.find_dead_slices(self._meta):
-            await self._cleaner.work_off()
-            step(found)
-            deleted += found
             if found < jobs.QUEUE_LIMIT:
                 break
-        await self._cleaner.work_off()
-        log.info("Deleted %d pending slices", deleted)
-
-    async def _count_deleted_files(self, before: int) -> int:
-        return len([each for each in (await self._waiting())[0] if each.when < before])
+        while True:
+            found = await jobs.find_dead_slices(self._meta)
+            await self._cleaner.work_off()
+            slices += found
+            step(found)
+            if found < jobs.QUEUE_LIMIT:
+                break
+        if files:
+            log.info("Deleted the data of %d files", files)
+        log.info("Deleted %d pending slices", slices)
 
     async def _waiting(self) -> "tuple[list[DeletedFile], list[SliceRef], list[DelayedSlices]]":
         """Deleted files, slices without references, slices kept after compactions."""
@@ -165,6 +197,7 @@ class Collector:
 
         compactor = Compactor(self._meta, self._volume.blocks, None, self._durability)
         step = self._progress.count("Compacted chunks")
+        gone = {each.ino for each in (await self._waiting())[0]}
         chunks = slices = size = 0
         limiter = trio.CapacityLimiter(self._threads)
 
@@ -180,7 +213,7 @@ class Collector:
         async for page in all_chunks(self._meta.engine):
             async with trio.open_nursery() as nursery:
                 for ino, index, records in page:
-                    if len(records) > 1:
+                    if len(records) > 1 and ino not in gone:
                         length = max(record.pos + record.length for record in records)
                         nursery.start_soon(one, ino, index, len(records), length)
         await self._durability.sync()
@@ -204,50 +237,33 @@ class Collector:
 
     async def collect(self, *, delete: bool) -> None:
         """Compare the objects with the records."""
-        from jfs.chunk.layout import parse_name
-        from jfs.commands.scan import SliceSet, all_blocks
+        from jfs.commands.scan import all_blocks
 
         files, dead, delayed = await self._waiting()
-        used = await self._used()
-        log.info("using %d slices (%d bytes)", len(used), used.bytes)
-        pending, kept = SliceSet(), SliceSet()
+        census = Census(self._volume.blocks.options.block_size, time.time() - self._young_s)
+        census.used = await self._used()
+        log.info("using %d slices (%d bytes)", len(census.used), census.used.bytes)
         for ref in dead:
-            pending.add(ref.id, ref.size)
+            census.dead.add(ref.id, ref.size)
         for each in delayed:
             for ref in each.slices:
-                kept.add(ref.id, ref.size)
-        valid, waiting, compacted, skipped = Tally(), Tally(), Tally(), Tally()
-        leaked: list[ObjectInfo] = []
-        scanned = 0
-        block_size = self._volume.blocks.options.block_size
-        oldest_young = time.time() - self._young_s
+                census.kept.add(ref.id, ref.size)
         step = self._progress.count("Scanned objects")
         async for page in all_blocks(self._volume.objects):
-            scanned += len(page)
             step(len(page))
             for info in page:
-                block = parse_name(info.key)
-                if block is None:
-                    continue
-                if info.mtime > oldest_young:
-                    skipped.add(info.size)
-                elif used.holds(block, block_size):
-                    valid.add(info.size)
-                elif pending.holds(block, block_size):
-                    waiting.add(info.size)
-                elif kept.holds(block, block_size):
-                    compacted.add(info.size)
-                else:
-                    leaked.append(info)
-        leaked = await self._still_leaked(leaked) if leaked else []
+                census.see(info)
+        leaked = await self._still_leaked(census.leaked) if census.leaked else []
         log.info(
-            "scanned %d objects, %d valid, %d pending delete (%d bytes), %d compacted (%d bytes), %d leaked (%d bytes), "
-            "%d delslices (%d bytes), %d delfiles (%d bytes), %d skipped (%d bytes)",
-            *(scanned, valid.count, waiting.count, waiting.bytes, compacted.count, compacted.bytes),
-            *(len(leaked), sum(info.size for info in leaked)),
-            *(len(kept), kept.bytes),
-            *(len(files), sum(each.length for each in files)),
-            *(skipped.count, skipped.bytes),
+            "scanned %d objects, %d valid, %s pending delete%s, %s compacted%s, %s leaked%s, "
+            "%s delslices%s, %s delfiles%s, %s skipped%s",
+            *(census.scanned, census.valid.count),
+            *census.pending.words(),
+            *census.compacted.words(),
+            *Tally(len(leaked), sum(info.size for info in leaked)).words(),
+            *Tally(len(census.kept), census.kept.bytes).words(),
+            *Tally(len(files), sum(each.length for each in files)).words(),
+            *census.skipped.words(),
         )
         if leaked and delete:
             await self._delete(leaked)

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 Advance = Callable[[int], None]
 
@@ -29,7 +29,7 @@ class Progress:
             progress.TimeElapsedColumn(),
         )
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Self:
         if self._bars is not None:
             self._bars.start()
         return self
