@@ -112,8 +112,10 @@ def _canonical(option: click.Parameter, name: str, value: str | None, words: Ite
         value = next(iter(words), None)
         if value is None:
             raise UserError(f"flag needs an argument: --{name}")
-    long_name = next(opt for opt in option.opts if opt.startswith("--"))
-    return f"{long_name}={value}"
+    for spelling in option.opts:
+        if spelling.startswith("--"):
+            return f"{spelling}={value}"
+    return f"{option.opts[0]}{value}"
 
 
 def is_switch(option: click.Parameter) -> bool:

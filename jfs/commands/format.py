@@ -11,7 +11,7 @@ import click
 from jfs.commands import arguments
 from jfs.errors import NotFormatted, UserError
 from jfs.meta import volume_format
-from jfs.meta.engines import mask_url, open_engine
+from jfs.meta.engines import LOCAL_SCHEMES, mask_url, open_engine, split_url
 from jfs.meta.run import read, run, run_inline
 from jfs.meta.settings import Settings, check_name, go_json
 from jfs.meta.transaction import Transaction
@@ -105,6 +105,15 @@ def _write(url: str, operation: Callable[..., Awaitable[object]], settings: Sett
         run_inline(engine.close())
 
 
+def require_room(url: str) -> None:
+    """UserError where an embedded database could not be made: said before anything is put into the store."""
+    scheme, rest = split_url(url)
+    folder = os.path.dirname(os.path.abspath(rest.partition("?")[0]))
+    if scheme in LOCAL_SCHEMES and not os.access(folder, os.W_OK | os.X_OK):
+        why = "cannot be written to" if os.path.isdir(folder) else "does not exist"
+        raise UserError(f"the metadata database cannot be made: folder {folder} {why}")
+
+
 def default_bucket() -> str:
     return "/var/jfs" if os.geteuid() == 0 else os.path.expanduser("~/.juicefs/local")
 
@@ -138,6 +147,7 @@ def _create(url: str, name: str, options: dict[str, Any], text: bytes | None) ->
     )
     if text is not None:
         settings.uuid = Settings.parse(text).uuid
+    require_room(url)
     store = open_objects(settings, io_retries=0)
     try:
         if not os.environ.get("JFS_NO_CHECK_OBJECT_STORAGE"):

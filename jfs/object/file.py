@@ -131,9 +131,19 @@ class FileStore:
         except (FileNotFoundError, NotADirectoryError):
             return
         except IsADirectoryError:
-            return
+            self._delete_folder(key)
         except OSError as error:
             raise StoreError(f"delete {key}: {error.strerror}") from error
+
+    def _delete_folder(self, key: str) -> None:
+        """A key with a slash at its end is a folder, which goes when it is empty."""
+        if not key.endswith("/"):
+            return
+        try:
+            os.rmdir(self._root + key)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                raise StoreError(f"delete {key}: {error.strerror}") from error
 
     def head(self, key: str) -> ObjectInfo:
         try:
