@@ -3,6 +3,7 @@
 import inspect
 import logging
 import re
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -11,6 +12,11 @@ import trio
 from tests.deadline import eventually, eventually_async
 
 __all__ = ["eventually", "eventually_async"]
+
+
+def pytest_configure() -> None:
+    """SIGTERM ends the run as Ctrl-C does, so that no mount is left behind."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -155,6 +155,11 @@ def mount_command(volume: Volume, client: Client, path: Path, flags: Sequence[st
     return ["setpriv", "--pdeathsig", "TERM", *command]
 
 
+def is_mounted(path: Path) -> bool:
+    """Whether the kernel has something mounted at `path`, dead or alive."""
+    return f" {path} " in Path("/proc/self/mounts").read_text()
+
+
 def is_ready(path: Path) -> bool:
     """Whether a volume's root answers at `path`."""
     try:
@@ -195,8 +200,8 @@ def _mounted(
     finally:
         life.cancel()
         kill_group(process)
-        if path.is_mount() or not os.access(path, os.F_OK):
-            subprocess.run(["umount", "-l", path], check=False, stderr=subprocess.DEVNULL)
+        while is_mounted(path):
+            subprocess.run(["umount", "-l", path], check=True)
 
 
 def _unmount(mount: Mount) -> None:
