@@ -53,6 +53,7 @@ def answers(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corouti
     @functools.wraps(handler)
     async def answer(*args: P.args, **kwargs: P.kwargs) -> T:
         adapter: Any = args[0]
+        adapter.requests[name] += 1
         try:
             if adapter.access_log.active:
                 reply: T = await adapter.logged(name, handler, args)
@@ -76,6 +77,7 @@ class Adapter(pyfuse3.Operations):
         super().__init__()
         self._vfs = vfs
         self.access_log = vfs.access_log
+        self.requests = vfs.requests
         self._timeouts = timeouts
         self._xattrs = xattrs
         self._creds: dict[tuple[int, int, int], Cred] = {}
@@ -248,7 +250,11 @@ class Adapter(pyfuse3.Operations):
 
     @answers
     async def open(self, inode: Ino, flags: int, ctx: RequestContext) -> FileInfo:
-        return self._opened(await self._vfs.open(self._cred(ctx), inode, flags))
+        try:
+            return self._opened(await self._vfs.open(self._cred(ctx), inode, flags))
+        except FsError as error:
+            # The kernel knew the inode by a name that leads elsewhere by now: ESTALE makes it look the name up again.
+            raise FsError(errno.ESTALE if error.errno == errno.ENOENT else error.errno) from None
 
     @answers
     async def read(self, fh: int, off: int, size: int) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from jfs.errors import FsError
-from jfs.meta.types import Attr, Ino
+from jfs.meta.types import ROOT, Attr, Cred, Ino
 from jfs.vfs.directories import DirHandle
 from jfs.vfs.files import OpenFile
 
@@ -32,6 +32,7 @@ class Handle:
 
     __slots__ = (
         "append",
+        "cred",
         "direct_io",
         "error_seq",
         "fh",
@@ -52,8 +53,10 @@ class Handle:
         readable: bool,
         writable: bool,
         append: bool = False,
+        cred: Cred = ROOT,
     ) -> None:
         self.fh = fh
+        self.cred = cred
         self.file = file
         self.special = special
         self.readable = readable
@@ -103,9 +106,9 @@ class HandleTable:
         self._last += 2
         return self._last if writable else self._last + 1
 
-    def add(self, file: OpenFile, *, readable: bool, writable: bool, append: bool) -> Handle:
+    def add(self, file: OpenFile, *, readable: bool, writable: bool, append: bool, cred: Cred) -> Handle:
         fh = self._number(writable=writable)
-        handle = Handle(fh, file, readable=readable, writable=writable, append=append)
+        handle = Handle(fh, file, readable=readable, writable=writable, append=append, cred=cred)
         self._handles[fh] = handle
         return handle
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from jfs.errors import FsError
-from jfs.meta.types import ROOT_INO, TYPE_FILE, Attr, Entry, Ino
+from jfs.meta.types import DIR_LENGTH, ROOT_INO, TRASH_INO, TYPE_DIR, TYPE_FILE, Attr, Entry, Ino
 from jfs.vfs.access_log import AccessLogReader
 from jfs.vfs.stats import stats_text
 
@@ -29,7 +29,6 @@ CONFIG_INO: Final = 0x7FFFFFFF00000004
 NAMES: Final = {"accesslog": ACCESS_LOG_INO, "control": CONTROL_INO, "stats": STATS_INO, "config": CONFIG_INO}
 MODES: Final = {ACCESS_LOG_INO: 0o400, CONTROL_INO: 0o666, STATS_INO: 0o444, CONFIG_INO: 0o400}
 CONTROL_NAME: Final = b".control"
-TRASH_NAME: Final = b".trash"
 
 _HEADER: Final = struct.Struct(">II")
 
@@ -49,7 +48,8 @@ class SpecialFiles:
         prefix = ".jfs." if prefixed else "."
         self._inos = {f"{prefix}{name}".encode(): ino for name, ino in NAMES.items()}
         self._control = f"{prefix}control".encode()
-        self._reserved = {*self._inos, TRASH_NAME}
+        self.trash_name = f"{prefix}trash".encode()
+        self._reserved = {*self._inos, self.trash_name}
         now = time.time_ns()
         self._attrs = {
             ino: Attr(
@@ -81,6 +81,24 @@ class SpecialFiles:
             attr.length = len(self.config_text())
         return attr
 
+    def is_trash_name(self, name: bytes) -> bool:
+        """In the root directory.  `.trash` is understood under its plain name too."""
+        return name in (self.trash_name, b".trash")
+
+    def trash_attr(self) -> Attr:
+        """What `.trash` looks like on a volume that has kept no trash yet."""
+        known = self._attrs[CONFIG_INO]
+        return Attr(
+            TYPE_DIR,
+            mode=0o555,
+            atime_ns=known.ctime_ns,
+            mtime_ns=known.ctime_ns,
+            ctime_ns=known.ctime_ns,
+            nlink=2,
+            length=DIR_LENGTH,
+            parent=ROOT_INO,
+        )
+
     def listed(self, ino: Ino) -> list[tuple[bytes, Ino, Attr]]:
         """What a listing of this directory shows besides its own names."""
         if ino != ROOT_INO or self._hidden:
@@ -88,7 +106,9 @@ class SpecialFiles:
         return [(name, number, self.attr(number)) for name, number in self._inos.items() if name != self._control]
 
     def refuse_creation(self, parent: Ino, name: bytes) -> None:
-        """EEXIST where the name is taken by a special file."""
+        """EEXIST where the name is taken by a special file, EPERM in the trash."""
+        if parent >= TRASH_INO:
+            raise FsError(errno.EPERM)
         if parent == ROOT_INO and name in self._reserved:
             raise FsError(errno.EEXIST)
 
@@ -99,7 +119,10 @@ class SpecialFiles:
 
     def config_text(self) -> bytes:
         """What `.config` holds: the mount's options and the volume's settings, without secrets."""
-        config = {**self._config, "Format": self._vfs.meta.settings.public()}
+        client = self._vfs.meta
+        config = {**self._config, "Format": client.settings.public()}
+        about = config.get("Meta")
+        config["Meta"] = {**(about if isinstance(about, dict) else {}), "Sid": client.sid}
         return msgspec.json.format(msgspec.json.encode(config), indent=1) + b"\n"
 
     def open(self, ino: Ino, flags: int) -> "SpecialHandle":
@@ -145,7 +168,10 @@ class ControlHandle:
         self._answer = b""
 
     async def read(self, offset: int, size: int) -> bytes:
-        return self._answer[offset : offset + size]
+        """The next bytes of the answer, whatever the offset; none: not yet."""
+        data = self._answer[:size]
+        self._answer = self._answer[size:]
+        return data
 
     async def write(self, offset: int, data: bytes | memoryview) -> int:
         self._request += bytes(data)

@@ -22,6 +22,8 @@ def resident_bytes() -> int:
 def stats_text(vfs: "Vfs") -> bytes:
     """The figures now."""
     figures = _process() | _volume(vfs) | _data_path(vfs)
+    for name, count in vfs.requests.items():
+        figures[f"fuse_ops_total_{name}"] = count
     return "".join(f"juicefs_{name} {value:g}\n" for name, value in figures.items()).encode()
 
 

@@ -7,6 +7,7 @@ this mount's unflushed writes change about a file's attributes, and the special 
 import errno
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -15,6 +16,7 @@ import trio
 
 from jfs.chunk.store import BlockStore
 from jfs.errors import CorruptRecord, FsError, StoreError
+from jfs.meta.access import without_privileges
 from jfs.meta.client import MetaClient, StatFs
 from jfs.meta.inodes import AttrChange
 from jfs.meta.rename import Renamed
@@ -34,8 +36,11 @@ from jfs.vfs.writer import WriteContext
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.5
+PRIVILEGES: Final = 0o6000
+FOREIGN_XATTRS: Final = (b"system.", b"security.capability", b"security.selinux")
+"""Not bytes to keep but rules to apply (ACLs, capabilities, labels): refused where nobody applies them."""
+
 ACCESS_MODES: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
-TRASH_NAME: Final = b".trash"
 
 
 class VfsOptions(msgspec.Struct, frozen=True):
@@ -75,6 +80,8 @@ class Vfs:
         if options.compact and not meta.options.read_only:
             self.writes.on_records = self.compactor.after_write
             self.reader.on_records = self.compactor.after_read
+        self.requests: Counter[str] = Counter()
+        """How many of each kind came in."""
         self._scope = trio.CancelScope()
         self._running = False
 
@@ -134,8 +141,8 @@ class Vfs:
         special = self.special.lookup(parent, name)
         if special is not None:
             return special
-        if name == TRASH_NAME and parent == ROOT_INO:
-            return Entry(TRASH_INO, await self.meta.getattr(TRASH_INO))
+        if parent == ROOT_INO and self.special.is_trash_name(name):
+            return Entry(TRASH_INO, await self._trash_attr())
         entry = await self.meta.lookup(cred, parent, name)
         return self._with_unflushed(entry)
 
@@ -183,6 +190,8 @@ class Vfs:
     async def getattr(self, ino: Ino, fh: int | None = None) -> Attr:
         if is_special(ino):
             return self.special.attr(ino)
+        if ino == TRASH_INO:
+            return await self._trash_attr()
         file = self.files.get(ino)
         try:
             attr = await self.meta.getattr(ino)
@@ -239,13 +248,15 @@ class Vfs:
         return await self.meta.statfs()
 
     async def getxattr(self, ino: Ino, name: bytes) -> bytes:
-        if is_special(ino):
+        if is_special(ino) or name.startswith(FOREIGN_XATTRS):
             raise FsError(errno.ENODATA)
         return await self.meta.getxattr(ino, name)
 
     async def setxattr(self, cred: Cred, ino: Ino, name: bytes, value: bytes, flags: int) -> None:
         if is_special(ino):
             raise FsError(errno.EPERM)
+        if name.startswith(FOREIGN_XATTRS):
+            raise FsError(errno.ENOTSUP)
         await self.meta.setxattr(cred, ino, name, value, flags)
 
     async def listxattr(self, ino: Ino) -> list[bytes]:
@@ -262,7 +273,7 @@ class Vfs:
         self.special.refuse_creation(parent, name)
         entry = await self.meta.create(cred, parent, name, mode, flags)
         file = self.files.enter(entry.ino, entry.attr)
-        handle = self._new_handle(file, flags)
+        handle = self._new_handle(cred, file, flags)
         if flags & os.O_TRUNC and handle.writable and entry.attr.length:
             await self._truncate(cred, entry.ino, 0, opened=True)
         return self._with_unflushed(entry), handle
@@ -277,19 +288,20 @@ class Vfs:
         else:
             file.opens += 1
             self._refresh(file, attr)
-        handle = self._new_handle(file, flags)
+        handle = self._new_handle(cred, file, flags)
         if flags & os.O_TRUNC and handle.writable:
             await self._truncate(cred, ino, 0, opened=True)
         handle.keep_cache = not handle.direct_io and self.files.unchanged_since_last_open(ino, attr)
         return handle
 
-    def _new_handle(self, file: OpenFile, flags: int) -> Handle:
+    def _new_handle(self, cred: Cred, file: OpenFile, flags: int) -> Handle:
         access = flags & ACCESS_MODES
         return self.handles.add(
             file,
             readable=access != os.O_WRONLY,
             writable=access != os.O_RDONLY,
             append=bool(flags & os.O_APPEND),
+            cred=cred,
         )
 
     async def read(self, fh: int, offset: int, size: int) -> bytes | bytearray | memoryview:
@@ -320,8 +332,16 @@ class Vfs:
             raise FsError(errno.EFBIG)
         if handle.error_seq != file.writer.error_seq:
             raise FsError(file.writer.error)
+        if handle.cred.uid and file.attr.mode & PRIVILEGES:
+            await self._drop_privileges(handle.cred, file)
         await file.writer.write(offset, data, append=handle.append)
         return size
+
+    async def _drop_privileges(self, cred: Cred, file: OpenFile) -> None:
+        """POSIX write(2): set-user-ID and set-group-ID go when anybody but root writes."""
+        mode = without_privileges(file.attr.mode, cred)
+        if mode != file.attr.mode:
+            file.attr = await self.meta.setattr(cred, file.ino, AttrChange(mode=mode), opened=True)
 
     async def flush(self, fh: int) -> None:
         """What close(2) waits for: data stored, records committed.  Free for a handle that cannot write."""
@@ -367,20 +387,21 @@ class Vfs:
     # -- directories
 
     async def opendir(self, cred: Cred, ino: Ino) -> int:
-        attr = await self.meta.getattr(ino)
+        attr = await self.getattr(ino)
         if attr.type != TYPE_DIR:
             raise FsError(errno.ENOTDIR)
         special = self.special.listed(ino)
         if ino == ROOT_INO and not self.options.hide_internal:
-            trash = await self._trash_row()
-            special = [*special, trash] if trash is not None else special
+            special = [*special, (self.special.trash_name, TRASH_INO, await self._trash_attr())]
         return self.handles.add_dir(DirHandle(self.meta, cred, ino, attr, special, self.files))
 
-    async def _trash_row(self) -> tuple[bytes, Ino, Attr] | None:
+    async def _trash_attr(self) -> Attr:
         try:
-            return TRASH_NAME, TRASH_INO, await self.meta.getattr(TRASH_INO)
-        except FsError:
-            return None  # the volume keeps no trash
+            return await self.meta.getattr(TRASH_INO)
+        except FsError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return self.special.trash_attr()
 
     async def readdir(self, fh: int, offset: int) -> list[DirRow]:
         """Rows (name, inode, attr or None, offset of the next row) from `offset`; empty at the end."""

@@ -72,9 +72,13 @@ def second_hand(root: Path) -> None:
 
 
 def settle_times(root: Path) -> None:
-    """The same times everywhere, deepest names first."""
-    for number, (folder, folders, files) in enumerate(sorted(os.walk(root, topdown=False))[::-1]):
-        for name in sorted(folders + files):
-            if folder == str(root) and name.startswith("."):
-                continue  # the mount's own
+    """The same times everywhere, deepest names first; what belongs to the mount itself is left alone."""
+    found = []
+    for folder, folders, files in os.walk(root):
+        if folder == str(root):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            files = [name for name in files if not name.startswith(".")]
+        found.append((folder, sorted(folders + files)))
+    for number, (folder, names) in enumerate(sorted(found, reverse=True)):
+        for name in names:
             os.utime(os.path.join(folder, name), ns=(EPOCH, EPOCH + number * 1001), follow_symlinks=False)
