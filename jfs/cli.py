@@ -67,6 +67,7 @@ def run(argv: Sequence[str]) -> int:
         if argv[0].endswith("mount.juicefs") or os.environ.get("CALL_VIA_MOUNT"):
             from jfs.commands.mount_helper import translate
 
+            logs.set_up()
             words = translate(words)
         return _dispatch(words)
     except (UserError, CorruptRecord, StoreError) as error:

@@ -143,9 +143,9 @@ def command(arguments: tuple[str, ...], **options: Any) -> int:
     from jfs.commands import mounted
 
     mounted.check_volume(url, read_only=options["read_only"])
-    path = mounting.prepare_mount_point(mount_point, nonempty=options["force"] or "nonempty" in words)
     options["kernel_options"] = mounting.kernel_options(words, name="", read_only=options["read_only"])
     _check_numbers(options)
+    path = mounting.prepare_mount_point(mount_point, nonempty=options["force"] or "nonempty" in words)
     url = absolute_url(url)  # before the background process changes its directory
     if not options["background"]:
         return mounted.serve(url, path, options)

@@ -1,11 +1,15 @@
 """`mount.juicefs META-URL MOUNTPOINT [-o OPTIONS]`, as mount(8), fstab and scripts call it, put as `jfs mount`."""
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Final
 
 from jfs.commands.arguments import GLOBAL_NAMES, is_switch
 from jfs.errors import UserError
+from jfs.fuse.mounting import is_known_word
+
+log = logging.getLogger(__name__)
 
 _DROPPED: Final = frozenset({"", "background", "_netdev", "nofail", "rw", "defaults", "remount"})
 _RENAMED: Final = {"attrcacheto": "attr-cache", "entrycacheto": "entry-cache", "direntrycacheto": "dir-entry-cache"}
@@ -35,7 +39,7 @@ def translate(words: Sequence[str]) -> list[str]:
 
 
 def _split_options(given: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Our own flags, and what is for FUSE."""
+    """Our own flags, and what is for FUSE.  Words of others' (`token=…`) are not in the way of a mount from fstab."""
     from jfs.commands.mount import command
 
     known = {name[2:]: option for option in command.params for name in option.opts if name.startswith("--")}
@@ -48,7 +52,10 @@ def _split_options(given: Sequence[str]) -> tuple[list[str], list[str]]:
         name = _RENAMED.get(name, name)
         option = known.get(name)
         if option is None and name not in GLOBAL_NAMES:
-            rest.append(word)
+            if is_known_word(word):
+                rest.append(word)
+            else:
+                log.warning('mount option "%s" is unknown and has no effect', word)
         elif option is not None and not is_switch(option) and not separator:
             raise UserError(f"option {name} requires a value")
         else:

@@ -91,16 +91,25 @@ def kernel_options(given: list[str], *, name: str, read_only: bool) -> set[str]:
     if read_only:
         options.add("ro")
     for word in given:
-        key, separator, _ = word.partition("=")
+        key = word.partition("=")[0]
         if key in _REFUSED:
             raise UserError(f'mount option "{word}" is not supported: {_REFUSED[key]}')
-        if key.startswith("x-") or (key in _DROPPED_KEYS if separator else key in _DROPPED_WORDS):
-            continue
-        if key in _KERNEL_KEYS if separator else key in _KERNEL_WORDS:
+        if not is_known_word(word):
+            raise UserError(f'unknown mount option: "{word}"')
+        if not _is_dropped(word):
             options.add(word)
-            continue
-        raise UserError(f'unknown mount option: "{word}"')
     return options
+
+
+def is_known_word(word: str) -> bool:
+    """Whether a word of `-o` means something, be it only to be dropped or refused."""
+    key, separator, _ = word.partition("=")
+    return _is_dropped(word) or key in _REFUSED or key in (_KERNEL_KEYS if separator else _KERNEL_WORDS)
+
+
+def _is_dropped(word: str) -> bool:
+    key, separator, _ = word.partition("=")
+    return key.startswith("x-") or key in (_DROPPED_KEYS if separator else _DROPPED_WORDS)
 
 
 def prepare_mount_point(mount_point: str, *, nonempty: bool) -> str:

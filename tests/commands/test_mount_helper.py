@@ -1,0 +1,64 @@
+"""`mount.juicefs` as mount(8), fstab and Kubernetes call it."""
+
+import pytest
+
+from jfs.commands.mount_helper import translate
+from jfs.errors import UserError
+from jfs.fuse.mounting import kernel_options
+
+URL = "sqlite3:///x.db"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (f"{URL} /mnt", ["mount", "--background", URL, "/mnt"]),
+        (
+            f"{URL} /mnt -o rw,_netdev,nofail,cache-size=100,read-only",
+            ["mount", "--cache-size=100", "--read-only", "--background", URL, "/mnt"],
+        ),
+        (f"{URL} /mnt -n -v -o noatime", ["mount", "--background", "-o", "noatime", URL, "/mnt"]),
+        (
+            f"{URL} /mnt -oattrcacheto=2 -o verbose",
+            ["mount", "--attr-cache=2", "--verbose", "--background", URL, "/mnt"],
+        ),
+        (f"{URL} /mnt -o x-systemd.requires=a,user", ["mount", "--background", "-o", "user", URL, "/mnt"]),
+        (URL, ["mount", "--help"]),
+    ],
+)
+def test_words_become_flags(line: str, expected: list[str]) -> None:
+    assert translate(line.split()) == expected
+
+
+def test_foreground_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JFS_FOREGROUND", "1")
+    assert translate([URL, "/mnt"]) == ["mount", URL, "/mnt"]
+
+
+def test_a_flag_without_its_value_is_refused() -> None:
+    with pytest.raises(UserError, match="option cache-size requires a value"):
+        translate([URL, "/mnt", "-o", "cache-size"])
+
+
+@pytest.mark.logs('"token=1" is unknown')
+def test_words_of_others_are_not_in_the_way() -> None:
+    assert translate([URL, "/mnt", "-o", "token=1"]) == ["mount", "--background", URL, "/mnt"]
+
+
+def test_kernel_options() -> None:
+    options = kernel_options(["noatime", "user", "x-gvfs-hide", "max_read=65536"], name="vol", read_only=True)
+    assert options >= {
+        "noatime",
+        "max_read=65536",
+        "ro",
+        "fsname=JuiceFS:vol",
+        "subtype=juicefs",
+        "default_permissions",
+    }
+    assert not options & {"user", "x-gvfs-hide"}
+
+
+@pytest.mark.parametrize("word", ["foo=bar", "auto_unmount", "writeback_cache", "context=x"])
+def test_kernel_options_that_are_refused(word: str) -> None:
+    with pytest.raises(UserError, match=word):
+        kernel_options([word], name="vol", read_only=False)
