@@ -35,14 +35,15 @@ class Cleaner:
         self._blocks = blocks
         self._durability = durability
         self._working = trio.Lock()
+        self._first: DeletedFile | SliceRef | None = None
+        """Taken from the queue by `run`, which waits for more."""
 
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
-            first = await self._meta.deleted.get()
+            self._first = await self._meta.deleted.get()
             await trio.sleep(GATHER_S)
-            async with self._working:
-                await self._clean(first)
+            await self.work_off()
 
     async def drain(self, limit_s: float = DRAIN_S) -> None:
         """Work off the queue, for a while (an unmount must end); the rest is left to the hourly job of some mount."""
@@ -52,8 +53,10 @@ class Cleaner:
     async def work_off(self) -> None:
         """Until the queue is empty."""
         async with self._working:
-            while (item := self._meta.deleted.take()) is not None:
+            item, self._first = self._first or self._meta.deleted.take(), None
+            while item is not None:
                 await self._clean(item)
+                item = self._meta.deleted.take()
 
     async def _clean(self, item: DeletedFile | SliceRef | None) -> None:
         """One batch."""
