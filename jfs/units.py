@@ -53,15 +53,11 @@ def _finite(seconds: float, text: str) -> float:
 
 
 def show_size(size: int) -> str:
-    """`0 B`, `9.0 MiB`, `1.0 GiB`: one decimal, 1024-based."""
-    value = float(size)
-    if abs(value) < KIB:
+    """`0 B`, `9.0 MiB`, `10 GiB`: 1024-based, one decimal below ten, as the peer rounds."""
+    if abs(size) < KIB:
         return f"{size} B"
-    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB"):
-        value /= 1024
-        if abs(value) < 1024:
-            return f"{value:.1f} {unit}"
-    return f"{value / 1024:.1f} EiB"
+    number, unit = show_size_parts(size)
+    return f"{number:.1f} {unit}" if round(abs(number), 1) < 10 else f"{number:.0f} {unit}"
 
 
 def show_size_exact(size: int) -> str:

@@ -50,12 +50,13 @@ def test_rates_are_decimal() -> None:
 
 
 def test_sizes_are_printed_for_people() -> None:
-    assert [units.show_size(n) for n in (0, 1023, 9 << 20, 1 << 30, 1 << 50, 1 << 60)] == [
+    assert [units.show_size(n) for n in (0, 1023, 9 << 20, 10 << 20, 1 << 30, 1500 << 30, 1 << 60)] == [
         "0 B",
         "1023 B",
         "9.0 MiB",
+        "10 MiB",
         "1.0 GiB",
-        "1.0 PiB",
+        "1.5 TiB",
         "1.0 EiB",
     ]
     assert units.show_size_exact(9437184) == "9.00 MiB (9437184 Bytes)"
