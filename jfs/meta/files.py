@@ -272,5 +272,7 @@ async def forget_slice(tx: Transaction, ref: SliceRef) -> None:
 
 async def expire_delayed(tx: Transaction, delayed: DelayedSlices) -> list[SliceRef]:
     """Slices that a compaction replaced long ago lose the reference that it kept; those that have none left."""
+    if delayed not in await tx.delayed_slices(delayed.when + 1, 1 << 30):
+        return []  # another client was faster: a second reference would be taken away
     tx.delete_delayed_slices(delayed)
     return await drop_references(tx, delayed.slices)

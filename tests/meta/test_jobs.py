@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from jfs.meta import jobs, schema
+from jfs.meta import files, jobs, schema
 from jfs.meta.client import MetaClient
 from jfs.meta.jobs import DeletedQueue
 from jfs.meta.transaction import Engine, Transaction
@@ -100,6 +100,22 @@ async def test_slices_expire_for_the_commands_too(engine: Engine) -> None:
     client = await new_volume(engine)
     old = await compacted(client)
     assert sorted([ref.id async for ref in jobs.expire_delayed(client, 1 << 40)]) == old
+
+
+async def test_a_kept_slice_loses_one_reference_though_two_clients_expire_it(engine: Engine) -> None:
+    client = await new_volume(engine)
+    old = await compacted(client)
+    (delayed,) = await do(engine, jobs.delayed_slices, 1 << 40, 10)
+
+    async def share(tx: Transaction) -> None:  # as a clone would
+        for ref in delayed.slices:
+            await tx.add_slice_references(ref, 1)
+
+    await client.write(share)
+    assert await client.write(files.expire_delayed, delayed) == []
+    assert await client.write(files.expire_delayed, delayed) == []  # from a list that was read before
+    assert await do(engine, jobs.dead_slices, 10) == []
+    assert sorted(ref.id for ref in delayed.slices) == old
 
 
 async def test_a_trash_directory_with_content_goes_too(engine: Engine) -> None:
