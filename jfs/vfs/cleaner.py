@@ -37,6 +37,8 @@ class Cleaner:
         self._working = trio.Lock()
         self._first: DeletedFile | SliceRef | None = None
         """Taken from the queue by `run`, which waits for more."""
+        self.removed = 0
+        """Slices whose blocks went."""
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -79,7 +81,7 @@ class Cleaner:
             return
         limiter = trio.CapacityLimiter(max(1, self._meta.options.max_deletes))
         async with trio.open_nursery() as nursery:
-            for ref in dead:
+            for ref in dict.fromkeys(dead):  # a job may have found again what was in the queue already
                 await limiter.acquire_on_behalf_of(ref)
                 nursery.start_soon(self._remove, ref, limiter)
 
@@ -94,6 +96,7 @@ class Cleaner:
         try:
             await self._blocks.remove(ref.id, ref.size)
             await self._meta.forget_slice(ref)
+            self.removed += 1
         except (StoreError, FsError, CorruptRecord) as error:
             log.warning("the blocks of slice %d stay until the next clean-up: %s", ref.id, error)
         finally:
