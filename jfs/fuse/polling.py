@@ -38,8 +38,9 @@ class Poller:
 
     def __init__(self) -> None:
         self._polls: dict[int, Any] = {}
-        self._credit = 0
+        self.credit = 0
         self._streak = 0
+        self._closing = False
         self.hits = 0
         self.sleeps = 0
 
@@ -58,7 +59,7 @@ class Poller:
             self._hit()
             return
         began = perf_counter_ns()
-        if self._credit > 0:
+        if self.credit > 0:
             end = began + SPIN_NS
             self._streak = 0
             turn = began + TURN_NS
@@ -69,17 +70,24 @@ class Poller:
                 if poll(0):
                     self._hit()
                     return
-            self._credit -= MISS_COST
+            self.credit -= MISS_COST
+        if self._closing:  # said while nobody was in epoll to hear it
+            raise trio.ClosedResourceError
         self._streak = 0
         self.sleeps += 1
         await trio.lowlevel.wait_readable(fd)
         if perf_counter_ns() - began < WARM_NS:
-            self._credit = min(self._credit + 2, CREDIT_MAX)
+            self.credit = min(self.credit + 2, CREDIT_MAX)
+
+    def notify_closing(self, fd: int) -> None:
+        """As trio's: who waits, and whoever waits from now on, gets ClosedResourceError."""
+        self._closing = True
+        trio.lowlevel.notify_closing(fd)
 
     def _hit(self) -> None:
         self.hits += 1
-        if self._credit < CREDIT_MAX:
-            self._credit += 1
+        if self.credit < CREDIT_MAX:
+            self.credit += 1
 
 
 class ReadLock:
@@ -139,6 +147,6 @@ def install() -> Poller:
 
     poller = Poller()
     pyfuse3.trio = _Trio(  # type: ignore[attr-defined]
-        lowlevel=_LowLevel(wait_readable=poller.wait_readable), Lock=ReadLock
+        lowlevel=_LowLevel(wait_readable=poller.wait_readable, notify_closing=poller.notify_closing), Lock=ReadLock
     )
     return poller
