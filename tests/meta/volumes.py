@@ -1,8 +1,12 @@
 """Small volumes for the tests of operations and of the client."""
 
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+import pytest
+
+from jfs.errors import FsError
 from jfs.meta.check import Finding, check
 from jfs.meta.client import ClientOptions, MetaClient
 from jfs.meta.run import run
@@ -95,3 +99,10 @@ async def findings(client: MetaClient) -> list[Finding]:
 async def assert_clean(client: MetaClient) -> None:
     found = [finding for finding in await findings(client) if finding.kind != "session"]
     assert found == [], [finding.message for finding in found]
+
+
+async def fails(expected: int, operation: Awaitable[object]) -> None:
+    """The operation raises this errno."""
+    with pytest.raises(FsError) as caught:
+        await operation
+    assert caught.value.errno == expected, f"{caught.value}, not {os.strerror(expected)}"
