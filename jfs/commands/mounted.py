@@ -118,7 +118,7 @@ class Mounted:
         name = meta.settings.name
         await meta.start_session()
         if meta.sid:
-            log.info("Create session %d OK with version: %s", meta.sid, jfs.__version__)
+            log.info("Create session %d OK with version: %s", meta.sid, jfs.CLIENT_VERSION)
         log.info('Mounting volume %s at "%s" ...', name, self._path)
         polling.install()
         adapter = self._adapter()
@@ -230,7 +230,7 @@ def shown_config(volume: Volume, path: str, options: dict[str, Any]) -> dict[str
             "Readahead": options["max_readahead"],
             "Prefetch": chunk.prefetch,
         },
-        "Version": jfs.__version__,
+        "Version": jfs.CLIENT_VERSION,
         "AttrTimeout": int(options["attr_cache"] * NANO),
         "DirEntryTimeout": int(options["dir_entry_cache"] * NANO),
         "EntryTimeout": int(options["entry_cache"] * NANO),

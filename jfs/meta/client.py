@@ -72,7 +72,7 @@ class ClientOptions(msgspec.Struct):
     bgjob: bool = True
     subdir: str = ""
     max_deletes: int = 10
-    version: str = jfs.__version__
+    version: str = jfs.CLIENT_VERSION
     mountpoint: str = ""
     check_permissions: bool = False
 

@@ -186,3 +186,8 @@ def test_a_mount_whose_volume_is_formatted_anew_ends_with_an_error(volume: Volum
             connection.execute(changed)
         connection.close()
         assert mount.process.wait(15) != 0
+
+
+@pytest.mark.parametrize("words", ["version", "--version", "-V"])
+def test_version_as_scripts_parse_it(words: str) -> None:
+    assert re.fullmatch(r"juicefs version \d+\.\d+\.\d+\+jfs-\d+\.\d+\.\d+\n", JFS.run(words).stdout)
