@@ -91,6 +91,7 @@ class _Slice:
         "id",
         "index",
         "length",
+        "lot",
         "mtime_ns",
         "pos",
         "sealed",
@@ -115,19 +116,21 @@ class _Slice:
         self.sealed = False
         self.done = False
         self.error = 0
+        self.lot = trio.lowlevel.ParkingLot()
+        """Who waits for its uploads or its end."""
 
 
 class FileWriter:
     """The unflushed data of one inode."""
 
     __slots__ = (
+        "_chunks",
         "_context",
         "_drawing",
         "_file",
         "_lot",
         "_paused",
         "_pausing",
-        "_slices",
         "_writing",
         "error",
         "error_seq",
@@ -137,8 +140,8 @@ class FileWriter:
     def __init__(self, file: "OpenFile", context: WriteContext) -> None:
         self._file = file
         self._context = context
-        self._slices: list[_Slice] = []
-        """Not yet committed, oldest first."""
+        self._chunks: dict[int, list[_Slice]] = {}
+        """Slices that are not yet committed, by chunk, oldest first; the unsealed ones are always the youngest."""
         self._lot = trio.lowlevel.ParkingLot()
         self._drawing: trio.Lock | None = None
         self._paused = False
@@ -153,19 +156,24 @@ class FileWriter:
 
     @property
     def dirty(self) -> bool:
-        return bool(self._slices)
+        return bool(self._chunks)
 
     @property
     def end(self) -> int:
         """Where the unflushed data ends in the file."""
-        return max((piece.index * CHUNK_SIZE + piece.pos + piece.length for piece in self._slices), default=0)
+        return max((piece.index * CHUNK_SIZE + piece.pos + piece.length for piece in self._slices()), default=0)
+
+    def _slices(self) -> list[_Slice]:
+        return [piece for pieces in self._chunks.values() for piece in pieces]
 
     def overlaps(self, offset: int, size: int) -> bool:
         """Whether unflushed data lies in the range."""
-        for piece in self._slices:
-            start = piece.index * CHUNK_SIZE + piece.pos
-            if start < offset + size and offset < start + piece.length:
-                return True
+        end = offset + size
+        for index in range(offset // CHUNK_SIZE, (end - 1) // CHUNK_SIZE + 1):
+            for piece in self._chunks.get(index, ()):
+                start = index * CHUNK_SIZE + piece.pos
+                if start < end and offset < start + piece.length:
+                    return True
         return False
 
     # -- writing
@@ -260,11 +268,11 @@ class FileWriter:
     def _joinable(self, index: int, pos: int, size: int) -> _Slice | None:
         """The open slice that [pos, pos+size) continues or rewrites, if nothing younger overlaps the range."""
         block_size = self._context.pool.block_size
-        for piece in reversed(self._slices):
-            if piece.index != index:
-                continue
+        for piece in reversed(self._chunks.get(index, ())):
+            if piece.sealed:
+                return None
             start = piece.pos
-            if not piece.sealed and start + piece.started * block_size <= pos <= start + piece.length:
+            if start + piece.started * block_size <= pos <= start + piece.length:
                 return piece
             if start < pos + size and pos < start + piece.length:
                 return None
@@ -272,19 +280,11 @@ class FileWriter:
 
     def _begin(self, index: int, pos: int) -> _Slice:
         """A new slice; seals the oldest open one of the chunk if there are many."""
-        before: _Slice | None = None
-        opened = 0
-        oldest: _Slice | None = None
-        for piece in self._slices:
-            if piece.index == index:
-                before = piece
-                if not piece.sealed:
-                    oldest = oldest or piece
-                    opened += 1
-        if oldest is not None and opened >= OPEN_SLICES:
-            self._seal(oldest)
-        fresh = _Slice(index, pos, before, trio.current_time())
-        self._slices.append(fresh)
+        pieces = self._chunks.setdefault(index, [])
+        if len(pieces) >= OPEN_SLICES and not pieces[-OPEN_SLICES].sealed:
+            self._seal(pieces[-OPEN_SLICES])
+        fresh = _Slice(index, pos, pieces[-1] if pieces else None, trio.current_time())
+        pieces.append(fresh)
         self._context.dirty.add(self)
         return fresh
 
@@ -303,39 +303,39 @@ class FileWriter:
     # -- sealing
 
     def seal_all(self) -> None:
-        for piece in list(self._slices):
-            if not piece.sealed:
-                self._seal(piece)
+        for pieces in list(self._chunks.values()):
+            self._seal(pieces[-1])
 
     def seal_old(self, now: float) -> None:
-        for piece in list(self._slices):
+        for piece in self._slices():
             if not piece.sealed and (now - piece.begun >= OLD_S or now - piece.touched >= IDLE_S):
                 self._seal(piece)
 
     def _seal(self, last: _Slice) -> None:
         """No more bytes for this slice and those before it in its chunk; a task finishes each."""
-        for piece in list(self._slices):
-            if piece.index == last.index and not piece.sealed:
-                piece.sealed = True
-                self._context.start(self._finish, piece, 0)
+        pieces = self._chunks[last.index]
+        first = len(pieces)
+        while first and not pieces[first - 1].sealed:
+            first -= 1
+        for piece in pieces[first:]:
+            piece.sealed = True
+            self._context.start(self._finish, piece, 0)
             if piece is last:
                 return
 
     async def flush(self) -> None:
         """Return once every byte written before this call is committed or given up (see `error_seq`)."""
-        slices = self._slices
-        if not slices:
+        if not self._chunks:
             return
-        if len(slices) == 1 and not slices[0].sealed:
-            piece = slices[0]
-            piece.sealed = True
-            await self._finish(piece, 0)  # no task for a small file's only slice
+        waiting = self._slices()
+        if len(waiting) == 1 and not waiting[0].sealed:
+            waiting[0].sealed = True
+            await self._finish(waiting[0], 0)  # no task for a small file's only slice
             return
-        waiting = list(slices)
         self.seal_all()
         for piece in waiting:
             while not piece.done:
-                await self._lot.park()
+                await piece.lot.park()
 
     def paused_now(self) -> bool:
         return self._paused
@@ -388,7 +388,7 @@ class FileWriter:
             piece.uploading -= 1
             pool.uploading -= 1
             pool.give(buffer)
-            self._lot.unpark_all()
+            piece.lot.unpark_all()
 
     async def _draw_id(self, piece: _Slice) -> None:
         if self._drawing is None:
@@ -426,10 +426,10 @@ class FileWriter:
                 pool.uploading += 1
                 await self._upload(piece, number)
             while piece.uploading:
-                await self._lot.park()
+                await piece.lot.park()
             before = piece.before
             while before is not None and not before.done:
-                await self._lot.park()
+                await before.lot.park()
             piece.before = None
             if not piece.error:
                 await self._commit(piece)
@@ -475,9 +475,12 @@ class FileWriter:
             if buffer is not None:
                 piece.buffers[number] = None
                 self._context.pool.give(buffer)
-        self._slices.remove(piece)
-        if not self._slices:
-            self._context.dirty.discard(self)
+        pieces = self._chunks[piece.index]
+        pieces.remove(piece)
+        if not pieces:
+            del self._chunks[piece.index]
+            if not self._chunks:
+                self._context.dirty.discard(self)
         if piece.error:
             self.error = piece.error
             self.error_seq += 1
@@ -489,7 +492,7 @@ class FileWriter:
                 piece.index * CHUNK_SIZE + piece.pos,
                 FsError(piece.error),
             )
-        self._lot.unpark_all()
+        piece.lot.unpark_all()
 
 
 class _Pause:
