@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PAGE: Final = 1000
+DRIFT: Final = frozenset({"usage", "dir stat", "session"})
+"""Findings that a killed client leaves behind: its last second of bookkeeping, its session.  Nothing is lost by them."""
 
 
 @arguments.command("fsck", "META-URL", (1, 1))
 @arguments.value("--path", text="check this directory or file of the volume only (an absolute path in it)")
 @arguments.switch("--repair", text="repair the metadata where that can be done")
 @arguments.switch("--recursive", "-r", text="with --path: check all that is below it too")
-@arguments.switch("--sync-dir-stat", text="repair directory statistics only")
+@arguments.switch("--sync-dir-stat", text="take wrong directory statistics for errors; with --repair, repair only them")
 @arguments.not_yet("--repair-dir-mode")
 def command(arguments: tuple[str, ...], *, path: str | None, repair: bool, recursive: bool, sync_dir_stat: bool) -> int:
     """Check that the metadata is sound and that every block is there."""
@@ -36,18 +38,21 @@ def command(arguments: tuple[str, ...], *, path: str | None, repair: bool, recur
 
     if path is not None and not path.startswith("/"):
         raise UserError(f'Invalid value "{path}" for "path": an absolute path in the volume is wanted')
-    kinds = None if repair else frozenset({"dir stat"}) if sync_dir_stat else frozenset[str]()
-    return trio.run(_check, arguments[0], path, recursive, kinds)
+    repairs = frozenset[str]() if not repair else frozenset({"dir stat"}) if sync_dir_stat else None
+    drift = DRIFT - {"dir stat"} if sync_dir_stat else DRIFT
+    return trio.run(_check, arguments[0], path, recursive, repairs, drift)
 
 
-async def _check(url: str, path: str | None, recursive: bool, repairs: frozenset[str] | None) -> int:
+async def _check(
+    url: str, path: str | None, recursive: bool, repairs: frozenset[str] | None, drift: frozenset[str]
+) -> int:
     from jfs.meta.client import ClientOptions
     from jfs.volume import open_volume
 
     options = ClientOptions(read_only=repairs == frozenset(), bgjob=False)
     async with open_volume(url, options) as volume:
         with Progress() as progress:
-            checker = Checker(volume, progress, repairs)
+            checker = Checker(volume, progress, repairs, drift)
             if path is None:
                 await checker.check_volume()
             else:
@@ -57,16 +62,26 @@ async def _check(url: str, path: str | None, recursive: bool, repairs: frozenset
 
 
 class Checker:
-    """One check of one volume.  `repairs`: the kinds of findings to repair; None means all."""
+    """One check of one volume.
 
-    def __init__(self, volume: "Volume", progress: Progress, repairs: frozenset[str] | None) -> None:
+    `repairs`: the kinds of findings to repair; None means all.  `drift`: the kinds that are told, and are no failure.
+    """
+
+    def __init__(
+        self, volume: "Volume", progress: Progress, repairs: frozenset[str] | None, drift: frozenset[str]
+    ) -> None:
+        from jfs.commands.scan import SliceSet
+
         self._volume = volume
         self._meta: MetaClient = volume.meta
         self._progress = progress
         self._repairs = repairs
+        self._drift = drift
         self._problems = 0
-        self._lost = 0
-        self._lost_bytes = 0
+        self._sizes: dict[str, int] = {}
+        """The blocks that were found, by key."""
+        self._used = SliceSet()
+        self._lost: dict[str, int] = {}
         self._broken: dict[Ino, str] = {}
 
     def verdict(self) -> int:
@@ -75,7 +90,7 @@ class Checker:
             rows = "".join(f"\n{ino:>13}: {path}" for ino, path in sorted(self._broken.items()))
             log.critical(
                 "%d objects are lost (%d bytes), %d broken files:\n%13s: PATH%s",
-                *(self._lost, self._lost_bytes, len(self._broken), "INODE", rows),
+                *(len(self._lost), sum(self._lost.values()), len(self._broken), "INODE", rows),
             )
         if self._problems:
             log.critical("%d problems in the metadata are left", self._problems)
@@ -92,8 +107,11 @@ class Checker:
                 await check.repair(self._meta, finding)
                 log.warning("%s: repaired", finding.message)
                 continue
-            self._problems += 1
             advice = " (--repair can put it right)" if finding.repairable else ""
+            if finding.kind in self._drift:
+                log.warning("%s%s", finding.message, advice)
+                continue
+            self._problems += 1
             log.error("%s%s", finding.message, advice)
         if any(finding.kind == "stray chunks" for finding in found) and self._repairs is None:
             log.info("chunks that are left go with the next clean-up of deleted files")
@@ -103,43 +121,49 @@ class Checker:
     async def check_volume(self) -> None:
         """All metadata, all blocks."""
         from jfs.chunk.layout import parse_name
-        from jfs.commands.scan import SliceSet, all_blocks, all_chunks
+        from jfs.commands.scan import all_blocks, all_chunks
         from jfs.meta import check
 
         await self._report(check.check(self._meta))
-        sizes: dict[str, int] = {}
         step = self._progress.count("Listed blocks")
         async for page in all_blocks(self._volume.objects):
             step(len(page))
-            sizes.update((info.key, info.size) for info in page if parse_name(info.key) is not None)
-        log.info("Found %d blocks (%d bytes)", len(sizes), sum(sizes.values()))
-        used = SliceSet()
+            self._sizes.update((info.key, info.size) for info in page if parse_name(info.key) is not None)
+        self._say_found()
         step = self._progress.count("Checked chunks")
         async for chunks in all_chunks(self._meta.engine):
             step(len(chunks))
             for ino, index, records in chunks:
                 for record in records:
-                    if record.id:
-                        used.add(record.id, record.size)
-                        await self._check_slice(ino, index, record, sizes)
-        log.info("Used by %d slices (%d bytes)", len(used), used.bytes)
+                    await self._check_slice(ino, index, record)
+        self._say_used()
 
-    async def _check_slice(self, ino: "Ino", index: int, record: "Slice", sizes: dict[str, int] | None) -> None:
-        """Every block of one record's slice; `sizes` None where nothing was listed."""
+    def _say_found(self) -> None:
+        log.info("Found %d blocks (%d bytes)", len(self._sizes), sum(self._sizes.values()))
+
+    def _say_used(self) -> None:
+        log.info("Used by %d slices (%d bytes)", len(self._used), self._used.bytes)
+
+    async def _check_slice(self, ino: "Ino", index: int, record: "Slice") -> None:
+        """Every block of one record's slice; a hole has none."""
         from jfs.chunk.layout import block_keys, parse_name
 
+        if not record.id:
+            return
+        self._used.add(record.id, record.size)
         options = self._volume.blocks.options
         for key in block_keys(record.id, record.size, options.block_size, hash_prefix=options.hash_prefix):
             block = parse_name(key)
             wanted = block.size if block is not None else 0
-            if sizes is not None and self._fits(sizes.get(key), wanted):
+            if self._fits(self._sizes.get(key), wanted):
                 continue
             size = await self._head(key)
+            if size is not None:
+                self._sizes[key] = size
             if self._fits(size, wanted) or not await self._is_used(ino, index, record):
                 continue
             path = await self._path(ino)
-            self._lost += 1
-            self._lost_bytes += wanted
+            self._lost[key] = wanted
             self._broken[ino] = path
             if size is None:
                 log.error("can't find block %s for file %s: no such object", key.removeprefix("chunks/"), path)
@@ -201,9 +225,11 @@ class Checker:
             step(1)
             await self._check_file(ino)
             log.info("Checked 1 nodes")
-            return
-        await self._report(check.check_tree(self._meta, ino, recursive=recursive))
-        log.info("Checked %d nodes", await self._check_files(ino, step, recursive=recursive))
+        else:
+            await self._report(check.check_tree(self._meta, ino, recursive=recursive))
+            log.info("Checked %d nodes", await self._check_files(ino, step, recursive=recursive))
+        self._say_found()
+        self._say_used()
 
     async def _check_files(self, ino: "Ino", step: Any, *, recursive: bool) -> int:
         from jfs.meta.types import ROOT, TYPE_DIR, TYPE_FILE
@@ -235,5 +261,4 @@ class Checker:
 
         for index, records in await read(self._meta.engine, chunks):
             for record in records:
-                if record.id:
-                    await self._check_slice(ino, index, record, None)
+                await self._check_slice(ino, index, record)

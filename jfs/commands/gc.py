@@ -100,15 +100,14 @@ class Census:
         self.leaked: list[ObjectInfo] = []
 
     def see(self, info: "ObjectInfo") -> None:
-        """One listed object.  What is not named like a block is none of gc's business."""
+        """One listed object.  An old one that is not named like a block is none of gc's business."""
         from jfs.chunk.layout import parse_name
 
-        self.scanned += 1
         block = parse_name(info.key)
-        if block is None:
-            return
         if info.mtime > self._oldest_young:
             self.skipped.add(info.size)
+        elif block is None:
+            return
         elif self.used.holds(block, self._block_size):
             self.valid.add(info.size)
         elif self.dead.holds(block, self._block_size):
@@ -117,6 +116,7 @@ class Census:
             self.compacted.add(info.size)
         else:
             self.leaked.append(info)
+        self.scanned += 1
 
 
 class Collector:
@@ -133,6 +133,8 @@ class Collector:
         self._young_s = young_s
         self._durability = Durability(volume.meta, volume.blocks)
         self._cleaner = Cleaner(volume.meta, volume.blocks, self._durability)
+        self._files, self._replaced = Tally(), Tally()
+        """Deleted files, and slices replaced by compactions, whose time had come in this run."""
 
     # -- what waits for its time
 
@@ -143,36 +145,32 @@ class Collector:
         meta = self._meta
         now_s = meta.now_s()
         days_s = meta.settings.trash_days * DAY_S
-        await jobs.expire_trash(meta, now_s - days_s - jobs.TRASH_GRACE_S)
+        await jobs.expire_trash(meta, now_s - days_s)  # without the grace that the hourly job gives
         await jobs.remove_detached(meta, now_s - DAY_S)
         async for ref in jobs.expire_delayed(meta, now_s - days_s):
-            if not meta.deleted.put(ref):
-                await self._cleaner.work_off()
-                meta.deleted.put(ref)
+            self._replaced.add(ref.size)
+            await self._queue(ref)
+        await self._cleaner.work_off()
+
+    async def _queue(self, item: "DeletedFile | SliceRef") -> None:
+        if not self._meta.deleted.put(item):
+            await self._cleaner.work_off()
+            self._meta.deleted.put(item)
 
     async def delete_pending(self) -> None:
         """Delete the data of deleted files and of slices without references."""
-        from jfs.meta import jobs
-
         step = self._progress.count("Deleted pending")
-        files = slices = 0
-        while True:
-            found = await jobs.find_deleted_files(self._meta, FOREVER)
-            await self._cleaner.work_off()
-            files += found
-            step(found)
-            if found < jobs.QUEUE_LIMIT:
-                break
-        while True:
-            found = await jobs.find_dead_slices(self._meta)
-            await self._cleaner.work_off()
-            slices += found
-            step(found)
-            if found < jobs.QUEUE_LIMIT:
-                break
-        if files:
-            log.info("Deleted the data of %d files", files)
-        log.info("Deleted %d pending slices", slices)
+        files, dead, _ = await self._waiting()
+        for file in files:
+            self._files.add(file.length)
+            await self._queue(file)
+            step(1)
+        await self._cleaner.work_off()
+        for ref in dead:
+            await self._queue(ref)
+            step(1)
+        await self._cleaner.work_off()
+        log.info("Deleted %d pending slices", self._cleaner.removed)
 
     async def _waiting(self) -> "tuple[list[DeletedFile], list[SliceRef], list[DelayedSlices]]":
         """Deleted files, slices without references, slices kept after compactions."""
@@ -216,6 +214,7 @@ class Collector:
                     if len(records) > 1 and ino not in gone:
                         length = max(record.pos + record.length for record in records)
                         nursery.start_soon(one, ino, index, len(records), length)
+            await self._cleaner.work_off()  # without trash the old slices go at once
         await self._durability.sync()
         log.info("Compacted %d chunks (%d slices, %d bytes).", chunks, slices, size)
 
@@ -239,15 +238,16 @@ class Collector:
         """Compare the objects with the records."""
         from jfs.commands.scan import all_blocks
 
-        files, dead, delayed = await self._waiting()
+        _, dead, delayed = await self._waiting()
         census = Census(self._volume.blocks.options.block_size, time.time() - self._young_s)
         census.used = await self._used()
-        log.info("using %d slices (%d bytes)", len(census.used), census.used.bytes)
         for ref in dead:
             census.dead.add(ref.id, ref.size)
         for each in delayed:
             for ref in each.slices:
                 census.kept.add(ref.id, ref.size)
+        slices, size = len(census.used) + len(census.kept), census.used.bytes + census.kept.bytes
+        log.info("using %d slices (%d bytes)", slices, size)
         step = self._progress.count("Scanned objects")
         async for page in all_blocks(self._volume.objects):
             step(len(page))
@@ -261,8 +261,8 @@ class Collector:
             *census.pending.words(),
             *census.compacted.words(),
             *Tally(len(leaked), sum(info.size for info in leaked)).words(),
-            *Tally(len(census.kept), census.kept.bytes).words(),
-            *Tally(len(files), sum(each.length for each in files)).words(),
+            *self._replaced.words(),
+            *self._files.words(),
             *census.skipped.words(),
         )
         if leaked and delete:
