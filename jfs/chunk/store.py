@@ -35,6 +35,8 @@ MOST_UNSYNCED: Final = 1 << 16
 # A compressed block is decoded whole; the latest few stay in memory so that reading on does not decode them again.
 DECODED_BYTES: Final = 64 << 20
 PREFETCH_QUEUE: Final = 64
+# One request to read ahead is on the disk's queue while the next is being made.
+PREFETCHERS: Final = 2
 IDLE_SWEEP_S: Final = 30.0
 REMOVE_BATCH: Final = 16
 
@@ -305,7 +307,7 @@ class BlockStore:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Prefetch, bound what is remembered for `sync`, close idle descriptors; until cancelled."""
         async with trio.open_nursery() as nursery:
-            for _ in range(self.options.prefetch):
+            for _ in range(self.options.prefetch * PREFETCHERS):
                 nursery.start_soon(self._run_prefetch)
             nursery.start_soon(self._run_bounding)
             task_status.started()

@@ -93,7 +93,7 @@ class Reader:
                 offset += part
             data = b"".join(parts)
             offset = end - size
-        self._look_ahead(file, handle, offset, offset + size)
+        await self._look_ahead(file, handle, offset, offset + size)
         return data
 
     async def _read_chunk(self, file: "OpenFile", index: int, pos: int, size: int) -> Bytes:
@@ -179,7 +179,7 @@ class Reader:
             except* StoreError as group:
                 raise _first(group) from None
 
-    def _look_ahead(self, file: "OpenFile", handle: "Handle", offset: int, end: int) -> None:
+    async def _look_ahead(self, file: "OpenFile", handle: "Handle", offset: int, end: int) -> None:
         """A handle that reads on and on gets the next blocks before it asks."""
         state = handle.read_state
         if state is None:
@@ -194,15 +194,15 @@ class Reader:
         window = min(self._max_readahead, (end - offset) * state.run)
         until = min(state.end + window, file.length)
         while state.ahead < until:
-            state.ahead = self._prefetch(file, max(state.ahead, state.end))
+            state.ahead = await self._prefetch(file, max(state.ahead, state.end))
 
-    def _prefetch(self, file: "OpenFile", offset: int) -> int:
+    async def _prefetch(self, file: "OpenFile", offset: int) -> int:
         """Ask for the block that holds `offset`; where the next one begins."""
         block_size = self._blocks.options.block_size
         index, pos = divmod(offset, CHUNK_SIZE)
         chunk: ChunkMap | None = file.records.get(index)
         if chunk is None:
-            return (index + 1) * CHUNK_SIZE
+            chunk = await self._load(file, index)
         at = bisect_right(chunk.starts, pos) - 1
         segment = chunk.segments[at] if at >= 0 else None
         if segment is None or pos >= segment.pos + segment.length:

@@ -36,6 +36,10 @@ from jfs.vfs.writer import WriteContext
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.5
+
+WRITE_SHARE: Final = 0.6
+"""Of `--buffer-size`; the rest is for what is on its way between threads, the kernel and the store."""
+
 PRIVILEGES: Final = 0o6000
 FOREIGN_XATTRS: Final = (b"system.", b"security.capability", b"security.selinux")
 """Not bytes to keep but rules to apply (ACLs, capabilities, labels): refused where nobody applies them."""
@@ -66,7 +70,7 @@ class Vfs:
         self.options = options
         self.on_changed: Callable[[Ino], None] = _ignore
         self.durability = Durability(meta, blocks)
-        self.pool = BufferPool(options.buffer_size, meta.settings.block_size << 10)
+        self.pool = BufferPool(int(options.buffer_size * WRITE_SHARE), meta.settings.block_size << 10)
         self.writes = WriteContext(meta, blocks, self.pool, self.durability, options.put_tries)
         self.files = OpenFileTable(self.writes)
         self.handles = HandleTable()
