@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
 
 from tests.deadline import eventually, eventually_async
@@ -21,7 +22,7 @@ async def test_eventually_async_waits_for_a_task() -> None:
     done: list[int] = []
 
     async def work() -> None:
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
         done.append(1)
 
     async with trio.open_nursery() as nursery:
