@@ -27,6 +27,7 @@ class Progress:
             progress.BarColumn(),
             progress.TextColumn("{task.completed:,.0f}"),
             progress.TimeElapsedColumn(),
+            redirect_stderr=sys.stderr.isatty(),  # log lines go above the bars; into a file they go as ever
         )
 
     def __enter__(self) -> Self:
