@@ -77,8 +77,8 @@ def settle_times(root: Path) -> None:
     for folder, folders, files in os.walk(root):
         if folder == str(root):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            files = [name for name in files if not name.startswith(".")]
-        found.append((folder, sorted(folders + files)))
+        names = sorted(folders + files)
+        found.append((folder, [name for name in names if folder != str(root) or not name.startswith(".")]))
     for number, (folder, names) in enumerate(sorted(found, reverse=True)):
         for name in names:
             os.utime(os.path.join(folder, name), ns=(EPOCH, EPOCH + number * 1001), follow_symlinks=False)
