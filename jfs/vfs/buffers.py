@@ -19,18 +19,17 @@ IDLE_S: Final = 3.0
 
 
 class Buffer:
-    """`size` bytes of memory, in `view`."""
+    """`size` bytes of memory, in `view`.
 
-    __slots__ = ("_map", "size", "view")
+    The mapping goes with the last reference.  Closing it by hand would fail while the traceback of a failed upload, for
+    example, still holds a part of the view.
+    """
+
+    __slots__ = ("size", "view")
 
     def __init__(self, size: int) -> None:
-        self._map = mmap.mmap(-1, size)
         self.size = size
-        self.view = memoryview(self._map)
-
-    def close(self) -> None:
-        self.view.release()
-        self._map.close()
+        self.view = memoryview(mmap.mmap(-1, size))
 
 
 class BufferPool:
@@ -106,7 +105,5 @@ class BufferPool:
     def _drop_one(self) -> None:
         for free in self._free.values():
             if free:
-                buffer = free.popleft()
-                self._kept -= buffer.size
-                buffer.close()
+                self._kept -= free.popleft().size
                 return

@@ -418,6 +418,7 @@ class FileWriter:
     async def _finish(self, piece: _Slice, _: int) -> None:
         """Store what is left of a sealed slice, then commit its record when its turn comes."""
         pool = self._context.pool
+        upload_failed = False
         try:
             while piece.started < len(piece.buffers):
                 number = piece.started
@@ -431,7 +432,8 @@ class FileWriter:
             while before is not None and not before.done:
                 await before.lot.park()
             piece.before = None
-            if not piece.error:
+            upload_failed = bool(piece.error)
+            if not upload_failed:
                 await self._commit(piece)
         except FsError as error:
             piece.error = error.errno
@@ -440,6 +442,8 @@ class FileWriter:
             raise
         finally:
             self._end(piece)
+        if upload_failed and piece.id:
+            await self._remove_blocks(piece)  # a full store has room again
 
     async def _commit(self, piece: _Slice) -> None:
         """Raises FsError where the metadata refuses the record."""
@@ -466,7 +470,7 @@ class FileWriter:
         try:
             await self._context.blocks.remove(piece.id, piece.length)
         except StoreError as error:
-            log.warning("blocks of the refused slice %d stay until the next gc: %s", piece.id, error)
+            log.warning("blocks of the lost slice %d stay until the next gc: %s", piece.id, error)
 
     def _end(self, piece: _Slice) -> None:
         """The slice is committed or given up."""
