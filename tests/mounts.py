@@ -173,7 +173,7 @@ def _mounted(
     volume: Volume, client: Client, path: Path, flags: Sequence[str], expect_log: list[str]
 ) -> Generator[Mount, None, None]:
     require_fuse()
-    log = volume.folder / f"{path.name}.{len(list(volume.folder.glob('*.log')))}.log"
+    log = path.parent / f"{path.name}.{len(list(path.parent.glob('*.log')))}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             mount_command(volume, client, path, flags),

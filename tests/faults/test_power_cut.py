@@ -1,0 +1,88 @@
+"""A power cut: ext4 on a loop device is shut down without flushing its log, mounted again, and checked.
+
+Database and objects lie on that ext4.  Everything that fsync acknowledged must be there and both programs' fsck must find
+every block; a control file that was written to the same ext4 without fsync must be lost, or the cut was none.
+"""
+
+import fcntl
+import os
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.deadline import eventually
+from tests.faults.conftest import writing
+from tests.faults.writer import acknowledged, losses
+from tests.mounts import JFS, PEER, format_volume
+from tests.trees import outcome, sh
+
+FS_IOC_SHUTDOWN = 0x8004587D
+NO_LOG_FLUSH = 2
+# nothing reaches the disk by the kernel's own accord while a test runs
+LAZY = "commit=600,noauto_da_alloc,barrier=1"
+# what the mount says between the cut and its own end, and the next one about its predecessor
+CUT = ["Input/output error", "disk I/O error", "Read-only file system", "left by a mount that died"]
+
+
+def cut_power(disk: Path) -> None:
+    """From now on nothing that was not synced will ever have been written."""
+    descriptor = os.open(disk, os.O_RDONLY)
+    try:
+        fcntl.ioctl(descriptor, FS_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
+    finally:
+        os.close(descriptor)
+
+
+def restart(disk: Path) -> None:
+    """Mount again what is on the loop device, as after a boot."""
+    device = next(line.split()[0] for line in Path("/proc/mounts").read_text().splitlines() if f" {disk} " in line)
+    image = sh(f"losetup --noheadings --output BACK-FILE {device}", "/").strip()
+    eventually(lambda: subprocess.run(["umount", disk], check=False).returncode == 0, 20, f"umount {disk}", pause=0.2)
+    eventually(lambda: not sh(f"losetup -j {image}", "/"), 10, f"{device} to let go")
+    sh(f"mount -o loop,{LAZY} {image} {disk}", "/")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fsync_outlives_a_power_cut(tmp_path: Path, small_disk: Callable[..., Path], seed: int) -> None:
+    disk = small_disk("ext4", "600M", LAZY)
+    volume = format_volume(JFS, disk / "v", "powercut")
+    subprocess.run(["sync", "-f", disk], check=True)
+    log = tmp_path / "log"
+    with volume.mounted(JFS, at=tmp_path / "mp", expect_log=CUT) as mount:
+        root = mount.path / "work"
+        root.mkdir()
+        with writing(root, log, seed + 20, "--sync") as writer:
+            eventually(lambda: acknowledged(log) > 120, 60, "120 steps")
+            (disk / "control").write_bytes(b"never synced" * 1000)
+            cut_power(disk)
+            mount.kill()
+            writer.kill()
+    restart(disk)
+    assert not (disk / "control").exists() or (disk / "control").stat().st_size == 0
+    for client in (JFS, PEER):
+        checked = client.run("fsck", volume.url, ok=False)
+        assert checked.returncode == 0, checked.stderr
+    with volume.mounted(JFS, at=tmp_path / "mp", expect_log=CUT) as mount:
+        assert losses(mount.path / "work", log) == []
+
+
+def test_one_small_fsync_outlives_a_power_cut(tmp_path: Path, small_disk: Callable[..., Path]) -> None:
+    """One file, one fsync, nothing else that could have helped."""
+    disk = small_disk("ext4", "300M", LAZY)
+    volume = format_volume(JFS, disk / "v", "single")
+    subprocess.run(["sync", "-f", disk], check=True)
+    with volume.mounted(JFS, at=tmp_path / "mp", expect_log=CUT) as mount:
+        descriptor = os.open(mount.path / "f", os.O_WRONLY | os.O_CREAT, 0o644)
+        os.write(descriptor, b"precious" * 1000)
+        os.fsync(descriptor)
+        (disk / "control").write_bytes(b"never synced" * 1000)
+        cut_power(disk)
+        mount.kill()
+        outcome(lambda: os.close(descriptor))
+    restart(disk)
+    assert not (disk / "control").exists() or (disk / "control").stat().st_size == 0
+    with volume.mounted(JFS, at=tmp_path / "mp", expect_log=CUT) as mount:
+        assert (mount.path / "f").read_bytes() == b"precious" * 1000
