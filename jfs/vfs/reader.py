@@ -75,11 +75,15 @@ class Reader:
     async def read(self, file: "OpenFile", handle: "Handle", offset: int, size: int) -> Bytes:
         """The bytes of [offset, offset+size), fewer at the end of the file.  Raises StoreError, CorruptRecord, FsError."""
         self.reads += 1
-        if file.writer.dirty and file.writer.overlaps(offset, size):
-            await file.writer.flush()
+        # The range is settled before the flush: what is written while it waits would be read as zeros.
         size = min(size, file.length - offset)
         if size <= 0:
             return b""
+        if file.writer.dirty and file.writer.overlaps(offset, size):
+            await file.writer.flush()
+            size = min(size, file.length - offset)  # less where data was lost or cut off meanwhile
+            if size <= 0:
+                return b""
         index, pos = divmod(offset, CHUNK_SIZE)
         if pos + size <= CHUNK_SIZE:
             data = await self._read_chunk(file, index, pos, size)

@@ -131,6 +131,7 @@ class FileWriter:
         "_lot",
         "_paused",
         "_pausing",
+        "_waiting",
         "_writing",
         "error",
         "error_seq",
@@ -147,6 +148,8 @@ class FileWriter:
         self._paused = False
         self._pausing: trio.Lock | None = None
         self._writing = 0
+        self._waiting = 0
+        """Writes that go part by part and may have to wait for memory; appends wait for them."""
         self.error = 0
         """The latest failure's errno."""
         self.error_seq = 0
@@ -180,23 +183,22 @@ class FileWriter:
 
     async def write(self, offset: int, data: bytes | memoryview, *, append: bool = False) -> None:
         """Take the data over; returns as soon as it is in buffers.  With `append` it goes to the end of the file."""
-        while self.paused_now():
+        while self._paused or (append and self._waiting):
             await self._lot.park()
         file = self._file
         if append:
             offset = max(offset, file.length)
         size = len(data)
-        end = offset + size
-        if end > file.length:
-            file.length = end
         self._writing += 1
         try:
             index, pos = divmod(offset, CHUNK_SIZE)
             if not self._put_now(index, pos, data, size):
                 await self._put_slowly(offset, memoryview(data))
+            elif offset + size > file.length:
+                file.length = offset + size
         finally:
             self._writing -= 1
-            if self._paused:
+            if self._lot:
                 self._lot.unpark_all()
 
     def _put_now(self, index: int, pos: int, data: bytes | memoryview, size: int) -> bool:
@@ -216,12 +218,18 @@ class FileWriter:
         return True
 
     async def _put_slowly(self, offset: int, view: memoryview) -> None:
-        """Any write: part by part, waiting for buffers."""
-        while view:
-            index, pos = divmod(offset, CHUNK_SIZE)
-            part = await self._put_part(index, pos, view[: CHUNK_SIZE - pos])
-            offset += part
-            view = view[part:]
+        """Any write: part by part, waiting for buffers.  The file grows with each part, so nobody reads what is not there."""
+        self._waiting += 1
+        try:
+            while view:
+                index, pos = divmod(offset, CHUNK_SIZE)
+                part = await self._put_part(index, pos, view[: CHUNK_SIZE - pos])
+                offset += part
+                view = view[part:]
+                if offset > self._file.length:
+                    self._file.length = offset
+        finally:
+            self._waiting -= 1
 
     async def _put_part(self, index: int, pos: int, view: memoryview) -> int:
         """Write what goes into one block; how much that was.  Waiting for a buffer starts the search anew."""
@@ -336,9 +344,6 @@ class FileWriter:
         for piece in waiting:
             while not piece.done:
                 await piece.lot.park()
-
-    def paused_now(self) -> bool:
-        return self._paused
 
     def paused(self) -> "_Pause":
         """`async with`: no write begins, and none is under way (for truncate)."""
