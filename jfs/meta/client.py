@@ -9,7 +9,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar, TypeVarTuple, cast
 
@@ -459,6 +459,9 @@ class MetaClient:
 
     async def write_slice(self, ino: Ino, index: int, record: Slice, mtime_ns: int) -> Written:
         return await self.grow(files.write_slice, ino, index, record, mtime_ns, self.now_ns())
+
+    async def write_slices(self, ino: Ino, index: int, records: Sequence[Slice], mtime_ns: int) -> Written:
+        return await self.grow(files.write_slices, ino, index, records, mtime_ns, self.now_ns())
 
     async def compaction_candidate(self, ino: Ino, index: int) -> CompactionPlan | None:
         return await read(self.engine, files.compaction_candidate, ino, index)

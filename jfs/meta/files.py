@@ -88,19 +88,26 @@ async def read_chunk(tx: Transaction, ino: Ino, index: int) -> list[Slice]:
 
 
 async def write_slice(tx: Transaction, ino: Ino, index: int, record: Slice, mtime_ns: int, now_ns: int) -> Written:
-    """Append a record to a chunk and let the file grow by it.  Raises ENOENT, EPERM for what is no file.
+    """`write_slices` with one record."""
+    return await write_slices(tx, ino, index, (record,), mtime_ns, now_ns)
 
-    A record that is there already is dropped: the commit that wrote it succeeded although its answer was lost.
+
+async def write_slices(
+    tx: Transaction, ino: Ino, index: int, records: Sequence[Slice], mtime_ns: int, now_ns: int
+) -> Written:
+    """Append records of new slices to a chunk and let the file grow by them.  Raises ENOENT, EPERM for what is no file.
+
+    Records that are there already are dropped: the commit that wrote them succeeded although its answer was lost.
     """
     attr = await tx.attr(ino)
     if attr is None:
         raise FsError(errno.ENOENT)
     if attr.type != TYPE_FILE:
         raise FsError(errno.EPERM)
-    records = await tx.slices(ino, index)
-    if record.id and record in records:
-        return Written(attr, len(records))
-    end = index * CHUNK_SIZE + record.pos + record.length
+    known = await tx.slices(ino, index)
+    if records[0].id and records[0] in known:
+        return Written(attr, len(known))
+    end = index * CHUNK_SIZE + max(record.pos + record.length for record in records)
     if end > MAX_FILE_SIZE:
         raise FsError(errno.EFBIG)
 
@@ -110,9 +117,11 @@ async def write_slice(tx: Transaction, ino: Ino, index: int, record: Slice, mtim
     attr.mtime_ns = mtime_ns
     attr.ctime_ns = now_ns
     tx.put_attr(ino, attr)
-    count = await tx.append_slices(ino, index, (record,))
-    if record.id:
-        tx.new_slice(SliceRef(record.id, record.size))
+    count = await tx.append_slices(ino, index, records)
+    for ref, times in Counter(SliceRef(record.id, record.size) for record in records if record.id).items():
+        tx.new_slice(ref)
+        if times > 1:
+            await tx.add_slice_references(ref, times - 1)
     return Written(attr, count)
 
 

@@ -6,7 +6,7 @@ memory is short.  A sealed slice whose blocks are all stored gets its record com
 
 Order.  Later records of a chunk hide earlier ones, so those of one chunk are committed in the order in which their slices
 were begun: sealing a slice seals all before it, and a slice waits for the one before it.  For the same reason a write joins
-an open slice only if no younger slice overlaps it.
+an open slice only if no younger slice overlaps it.  `dirty_slice` tells how small scattered writes share a slice.
 
 Errors.  A block that the store refuses is tried again, then the slice is dropped: logged, counted in `error_seq`, and so
 reported on every handle once, by its next fsync, flush or write.
@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from jfs.errors import Conflict, CorruptRecord, FsError, StoreError, StoreFull
-from jfs.meta.types import CHUNK_SIZE, Ino, Slice
+from jfs.meta.types import CHUNK_SIZE, Ino
 from jfs.vfs.buffers import Buffer, BufferPool
+from jfs.vfs.dirty_slice import DirtySlice
 from jfs.vfs.durability import Durability
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OPEN_SLICES: Final = 4
-"""Unsealed slices of one chunk; the oldest is sealed when a write needs another."""
+"""Unsealed slices of one chunk: so many places where a file may grow at once, each with a slice of its own.  From then on
+small writes elsewhere are packed into the youngest; a large one has the oldest sealed."""
 
 OLD_S: Final = 5.0
 IDLE_S: Final = 1.0
@@ -73,51 +75,10 @@ class WriteContext:
         for writer in list(self.dirty):
             writer.seal_old(now)
 
-    def start(self, work: Callable[["_Slice", int], object], piece: "_Slice", number: int) -> None:
+    def start(self, work: Callable[[DirtySlice, int], object], piece: DirtySlice, number: int) -> None:
         if self.nursery is None:
             raise RuntimeError("the mount's background is not running")
         self.nursery.start_soon(work, piece, number)  # type: ignore[arg-type]
-
-
-class _Slice:
-    """One slice being written: `length` bytes from `pos` of chunk `index`."""
-
-    __slots__ = (
-        "before",
-        "begun",
-        "buffers",
-        "done",
-        "error",
-        "id",
-        "index",
-        "length",
-        "lot",
-        "mtime_ns",
-        "pos",
-        "sealed",
-        "started",
-        "touched",
-        "uploading",
-    )
-
-    def __init__(self, index: int, pos: int, before: "_Slice | None", now: float) -> None:
-        self.index = index
-        self.pos = pos
-        self.before = before
-        self.begun = now
-        self.touched = now
-        self.length = 0
-        self.mtime_ns = 0
-        self.id = 0
-        self.buffers: list[Buffer | None] = []
-        self.started = 0
-        """Blocks whose upload has begun."""
-        self.uploading = 0
-        self.sealed = False
-        self.done = False
-        self.error = 0
-        self.lot = trio.lowlevel.ParkingLot()
-        """Who waits for its uploads or its end."""
 
 
 class FileWriter:
@@ -141,7 +102,7 @@ class FileWriter:
     def __init__(self, file: "OpenFile", context: WriteContext) -> None:
         self._file = file
         self._context = context
-        self._chunks: dict[int, list[_Slice]] = {}
+        self._chunks: dict[int, list[DirtySlice]] = {}
         """Slices that are not yet committed, by chunk, oldest first; the unsealed ones are always the youngest."""
         self._lot = trio.lowlevel.ParkingLot()
         self._drawing: trio.Lock | None = None
@@ -164,18 +125,18 @@ class FileWriter:
     @property
     def end(self) -> int:
         """Where the unflushed data ends in the file."""
-        return max((piece.index * CHUNK_SIZE + piece.pos + piece.length for piece in self._slices()), default=0)
+        return max((piece.index * CHUNK_SIZE + piece.high for piece in self._slices()), default=0)
 
-    def _slices(self) -> list[_Slice]:
+    def _slices(self) -> list[DirtySlice]:
         return [piece for pieces in self._chunks.values() for piece in pieces]
 
     def overlaps(self, offset: int, size: int) -> bool:
         """Whether unflushed data lies in the range."""
         end = offset + size
         for index in range(offset // CHUNK_SIZE, (end - 1) // CHUNK_SIZE + 1):
+            base = index * CHUNK_SIZE
             for piece in self._chunks.get(index, ()):
-                start = index * CHUNK_SIZE + piece.pos
-                if start < end and offset < start + piece.length:
+                if piece.overlaps(max(offset - base, 0), min(end - base, CHUNK_SIZE)):
                     return True
         return False
 
@@ -203,18 +164,17 @@ class FileWriter:
 
     def _put_now(self, index: int, pos: int, data: bytes | memoryview, size: int) -> bool:
         """The usual case: it fits into one block whose buffer is there.  False: nothing was done."""
-        piece = self._joinable(index, pos, size)
+        piece, offset = self._place(index, pos, size)
         if piece is None:
             return False
-        block_size = self._context.pool.block_size
-        number, inside = divmod(pos - piece.pos, block_size)
+        number, inside = divmod(offset, self._context.pool.block_size)
         if number >= len(piece.buffers):
             return False
         buffer = piece.buffers[number]
         if buffer is None or inside + size > buffer.size:
             return False
         buffer.view[inside : inside + size] = data
-        self._wrote(piece, pos + size)
+        self._wrote(piece, pos, offset, size)
         return True
 
     async def _put_slowly(self, offset: int, view: memoryview) -> None:
@@ -237,8 +197,8 @@ class FileWriter:
         spare: Buffer | None = None
         try:
             while True:
-                piece = self._joinable(index, pos, len(view))
-                number, inside = (0, 0) if piece is None else divmod(pos - piece.pos, pool.block_size)
+                piece, offset = self._place(index, pos, len(view))
+                number, inside = divmod(offset, pool.block_size)
                 size = min(len(view), pool.block_size - inside)
                 buffer = piece.buffers[number] if piece is not None and number < len(piece.buffers) else None
                 if buffer is not None and inside + size <= buffer.size:
@@ -252,17 +212,17 @@ class FileWriter:
                         spare = await pool.take(want)
                         continue
                 if piece is None:
-                    piece = self._begin(index, pos)
-                buffer, spare = self._place(piece, number, buffer, spare), None
+                    piece = self._begin(index)
+                buffer, spare = self._set_buffer(piece, number, buffer, spare), None
                 break
         finally:
             if spare is not None:
                 pool.give(spare)
         buffer.view[inside : inside + size] = view[:size]
-        self._wrote(piece, pos + size)  # type: ignore[arg-type]
+        self._wrote(piece, pos, offset, size)  # type: ignore[arg-type]
         return size
 
-    def _place(self, piece: _Slice, number: int, old: Buffer | None, new: Buffer) -> Buffer:
+    def _set_buffer(self, piece: DirtySlice, number: int, old: Buffer | None, new: Buffer) -> Buffer:
         """Give block `number` its buffer, or a larger one."""
         if old is None:
             piece.buffers.append(new)
@@ -273,39 +233,46 @@ class FileWriter:
         self._context.pool.give(old)
         return new
 
-    def _joinable(self, index: int, pos: int, size: int) -> _Slice | None:
-        """The open slice that [pos, pos+size) continues or rewrites, if nothing younger overlaps the range."""
-        block_size = self._context.pool.block_size
-        for piece in reversed(self._chunks.get(index, ())):
-            if piece.sealed:
-                return None
-            start = piece.pos
-            if start + piece.started * block_size <= pos <= start + piece.length:
-                return piece
-            if start < pos + size and pos < start + piece.length:
-                return None
-        return None
+    def _place(self, index: int, pos: int, size: int) -> tuple[DirtySlice | None, int]:
+        """The open slice that a write to [pos, pos+size) goes into, and where; None where it needs one of its own.
 
-    def _begin(self, index: int, pos: int) -> _Slice:
+        It continues or rewrites a slice, if nothing younger overlaps it; else it is packed into the youngest.
+        """
+        pieces = self._chunks.get(index)
+        if pieces is None or pieces[-1].sealed:
+            return None, 0
+        block_size = self._context.pool.block_size
+        for piece in reversed(pieces):
+            if piece.sealed:
+                break
+            offset = piece.joins(pos, block_size)
+            if offset is not None:
+                return piece, offset
+            if piece.overlaps(pos, pos + size):
+                break
+        youngest = pieces[-1]
+        packing = len(youngest.pieces) > 1 or (len(pieces) >= OPEN_SLICES and not pieces[-OPEN_SLICES].sealed)
+        return (youngest, youngest.length) if packing and size < block_size else (None, 0)
+
+    def _begin(self, index: int) -> DirtySlice:
         """A new slice; seals the oldest open one of the chunk if there are many."""
         pieces = self._chunks.setdefault(index, [])
         if len(pieces) >= OPEN_SLICES and not pieces[-OPEN_SLICES].sealed:
             self._seal(pieces[-OPEN_SLICES])
-        fresh = _Slice(index, pos, pieces[-1] if pieces else None, trio.current_time())
+        fresh = DirtySlice(index, pieces[-1] if pieces else None, trio.current_time())
         pieces.append(fresh)
         self._context.dirty.add(self)
         return fresh
 
-    def _wrote(self, piece: _Slice, end: int) -> None:
-        """Bytes up to chunk position `end` are in the slice: note it, upload blocks that are full."""
-        if end - piece.pos > piece.length:
-            piece.length = end - piece.pos
+    def _wrote(self, piece: DirtySlice, pos: int, offset: int, size: int) -> None:
+        """Bytes for chunk position `pos` are in the slice: note it, upload blocks that are full."""
+        piece.wrote(pos, offset, size)
         piece.mtime_ns = self.mtime_ns = self._context.meta.now_ns()
         piece.touched = trio.current_time()
         full = piece.length // self._context.pool.block_size
         while piece.started < full:
             self._start_upload(piece)
-        if piece.pos + piece.length >= CHUNK_SIZE:
+        if piece.full:
             self._seal(piece)
 
     # -- sealing
@@ -319,7 +286,7 @@ class FileWriter:
             if not piece.sealed and (now - piece.begun >= OLD_S or now - piece.touched >= IDLE_S):
                 self._seal(piece)
 
-    def _seal(self, last: _Slice) -> None:
+    def _seal(self, last: DirtySlice) -> None:
         """No more bytes for this slice and those before it in its chunk; a task finishes each."""
         pieces = self._chunks[last.index]
         first = len(pieces)
@@ -366,7 +333,7 @@ class FileWriter:
 
     # -- storing
 
-    def _start_upload(self, piece: _Slice) -> None:
+    def _start_upload(self, piece: DirtySlice) -> None:
         """The next block is full: a task uploads it."""
         number = piece.started
         piece.started += 1
@@ -374,7 +341,7 @@ class FileWriter:
         self._context.pool.uploading += 1
         self._context.start(self._upload, piece, number)
 
-    async def _upload(self, piece: _Slice, number: int) -> None:
+    async def _upload(self, piece: DirtySlice, number: int) -> None:
         """Store one block and give its buffer back."""
         pool = self._context.pool
         buffer = piece.buffers[number]
@@ -395,14 +362,14 @@ class FileWriter:
             pool.give(buffer)
             piece.lot.unpark_all()
 
-    async def _draw_id(self, piece: _Slice) -> None:
+    async def _draw_id(self, piece: DirtySlice) -> None:
         if self._drawing is None:
             self._drawing = trio.Lock()
         async with self._drawing:
             if not piece.id:
                 piece.id = await self._context.meta.new_slice_id()
 
-    async def _put(self, piece: _Slice, number: int, data: memoryview) -> None:
+    async def _put(self, piece: DirtySlice, number: int, data: memoryview) -> None:
         """Raises FsError once the store has refused the block for good."""
         tries = self._context.put_tries
         while True:
@@ -420,7 +387,7 @@ class FileWriter:
                 log.warning("inode %d: block %d_%d: %s; trying again", self._file.ino, piece.id, number, error)
             await trio.sleep(RETRY_PAUSE_S)
 
-    async def _finish(self, piece: _Slice, _: int) -> None:
+    async def _finish(self, piece: DirtySlice, _: int) -> None:
         """Store what is left of a sealed slice, then commit its record when its turn comes."""
         pool = self._context.pool
         upload_failed = False
@@ -450,17 +417,18 @@ class FileWriter:
         if upload_failed and piece.id:
             await self._remove_blocks(piece)  # a full store has room again
 
-    async def _commit(self, piece: _Slice) -> None:
+    async def _commit(self, piece: DirtySlice) -> None:
         """Raises FsError where the metadata refuses the record."""
         context = self._context
         file = self._file
-        record = Slice(piece.pos, piece.id, piece.length, 0, piece.length)
         try:
             async with context.durability:
-                written = await context.meta.write_slice(file.ino, piece.index, record, piece.mtime_ns)
+                written = await context.meta.write_slices(file.ino, piece.index, piece.records(), piece.mtime_ns)
         except FsError as error:
             refused = REFUSED.get(error.errno)
-            log.error("inode %d: the record of slice %d was refused: %s", file.ino, piece.id, error)
+            piece.gone = error.errno == errno.ENOENT
+            level = logging.INFO if piece.gone else logging.ERROR
+            log.log(level, "inode %d: the record of slice %d was refused: %s", file.ino, piece.id, error)
             if refused is None:
                 raise FsError(errno.EIO) from error
             await self._remove_blocks(piece)
@@ -471,13 +439,13 @@ class FileWriter:
         file.committed(written.attr, piece.index)
         context.on_records(file.ino, piece.index, written.records)
 
-    async def _remove_blocks(self, piece: _Slice) -> None:
+    async def _remove_blocks(self, piece: DirtySlice) -> None:
         try:
             await self._context.blocks.remove(piece.id, piece.length)
         except StoreError as error:
             log.warning("blocks of the lost slice %d stay until the next gc: %s", piece.id, error)
 
-    def _end(self, piece: _Slice) -> None:
+    def _end(self, piece: DirtySlice) -> None:
         """The slice is committed or given up."""
         piece.done = True
         for number, buffer in enumerate(piece.buffers):
@@ -494,11 +462,12 @@ class FileWriter:
             self.error = piece.error
             self.error_seq += 1
             self._file.lost()
-            log.error(
+            log.log(
+                logging.INFO if piece.gone else logging.ERROR,
                 "inode %d: %d bytes at %d are lost: %s",
                 self._file.ino,
                 piece.length,
-                piece.index * CHUNK_SIZE + piece.pos,
+                piece.index * CHUNK_SIZE + piece.low,
                 FsError(piece.error),
             )
         piece.lot.unpark_all()

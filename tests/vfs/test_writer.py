@@ -334,7 +334,6 @@ async def test_an_unlinked_file_keeps_its_data_until_the_last_close() -> None:
         await eventually_async(lambda: m.store.blocks() == [], what="the blocks are removed")
 
 
-@pytest.mark.logs("lost", "refused")
 async def test_a_file_removed_by_another_client_gives_ebadf_and_leaves_no_blocks() -> None:
     async with mounted(trash_days=0) as m:
         handle = await m.create(b"f")
