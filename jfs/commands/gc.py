@@ -86,6 +86,13 @@ class Tally(msgspec.Struct):
         return f"{self.count}", f" ({self.bytes} bytes)"
 
 
+def _left_behind(key: str) -> bool:
+    """Is it what a put of a killed process left?"""
+    from jfs.object.file import is_temporary
+
+    return is_temporary(key.rpartition("/")[2])
+
+
 class Census:
     """The objects of a store by what they are to the volume."""
 
@@ -100,14 +107,17 @@ class Census:
         self.leaked: list[ObjectInfo] = []
 
     def see(self, info: "ObjectInfo") -> None:
-        """One listed object.  An old one that is not named like a block is none of gc's business."""
+        """One listed object.  An old one is none of gc's business if it is named neither like a block nor like a put's
+        temporary file."""
         from jfs.chunk.layout import parse_name
 
         block = parse_name(info.key)
         if info.mtime > self._oldest_young:
             self.skipped.add(info.size)
         elif block is None:
-            return
+            if not _left_behind(info.key):
+                return
+            self.leaked.append(info)
         elif self.used.holds(block, self._block_size):
             self.valid.add(info.size)
         elif self.dead.holds(block, self._block_size):
@@ -280,7 +290,7 @@ class Collector:
                 used.add(ref.id, ref.size)
         block_size = self._volume.blocks.options.block_size
         named = ((info, parse_name(info.key)) for info in suspects)
-        return [info for info, block in named if block is not None and not used.holds(block, block_size)]
+        return [info for info, block in named if block is None or not used.holds(block, block_size)]
 
     async def _delete(self, leaked: "list[ObjectInfo]") -> None:
         import trio

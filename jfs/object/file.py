@@ -1,7 +1,8 @@
 """Objects as files under a folder, laid out as the peer lays them out: `{root}{key}`.
 
 Strategy: an object appears by rename from `.jfs.{base}.tmp.{random}` in its own folder, so no reader ever sees half of one,
-and a put that fails takes its temporary file away.  Nothing is flushed by put; `sync` is what makes objects durable, and it
+and a put that fails takes its temporary file away.  What a killed process left shows in listings after an hour, so that gc
+finds it.  Nothing is flushed by put; `sync` is what makes objects durable, and it
 pays once for many.
 """
 
@@ -13,6 +14,7 @@ import os
 import random
 import stat
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Final, NoReturn
 
@@ -22,6 +24,9 @@ from jfs.object.store import Buffer, ObjectInfo
 TEMP_PREFIX: Final = ".jfs."
 TEMP_MARK: Final = ".tmp."
 
+# No put takes so long: a temporary file of that age was left by a process that died.
+LEFT_BEHIND_S: Final = 3600
+
 # From this many objects on, one syncfs(2) costs less than flushing them (and their folders) one by one.
 SYNCFS_FROM: Final = 8
 
@@ -29,7 +34,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def is_temporary(name: str) -> bool:
-    """A put in progress, or left behind by a killed process; never an object."""
+    """A put in progress, or left behind by a killed process."""
     return name.startswith(TEMP_PREFIX) and TEMP_MARK in name
 
 
@@ -175,9 +180,11 @@ class FileStore:
                 nested = key.startswith(prefix) or prefix.startswith(key)
                 if nested and (key > after or after.startswith(key)):
                     yield from self._walk(key, prefix, after)
-            elif key.startswith(prefix) and key > after and not is_temporary(name):
+            elif key.startswith(prefix) and key > after:
                 with contextlib.suppress(ObjectMissing):  # removed since the scan, or a device or socket
-                    yield self.head(key)
+                    info = self.head(key)
+                    if not is_temporary(name) or info.mtime < time.time() - LEFT_BEHIND_S:
+                        yield info
 
     def sync(self, keys: Iterable[str]) -> None:
         wanted = sorted(set(keys))

@@ -149,6 +149,20 @@ def test_names_that_are_not_blocks_are_not_ours(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["1_0", "notes", "x_0_5"]
 
 
+def test_what_a_killed_put_left_is_leaked(tmp_path: Path) -> None:
+    volume = format_volume(JFS, tmp_path, "vol")
+    folder = volume.store / "vol/chunks/0/0"
+    folder.mkdir(parents=True)
+    for name in (".jfs.1_0_5.tmp.1", ".jfs.2_0_5.tmp.2"):
+        (folder / name).write_bytes(b"12345")
+    os.utime(folder / ".jfs.1_0_5.tmp.1", (1, 1))
+    assert "scanned 1 objects, 0 valid" in report(JFS, volume)
+    assert " 1 leaked (5 bytes)" in report(JFS, volume)
+    assert not JFS.run("fsck", volume.url).returncode
+    JFS.run("gc", volume.url, "--delete", **NOW)
+    assert [path.name for path in folder.iterdir()] == [".jfs.2_0_5.tmp.2"]  # perhaps still being written
+
+
 def collect(volume: Volume, prepare: "Prepare") -> None:
     """`gc --delete` in this process, on a volume whose store was tampered with."""
 

@@ -70,6 +70,8 @@ def test_list_skips_puts_in_progress(store: FileStore, tmp_path: Path) -> None:
     store.put("chunks/1_0_1", b"x")
     (tmp_path / "vol/chunks/.jfs.2_0_1.tmp.123").write_bytes(b"half")
     assert [found.key for found in store.list()] == ["chunks/1_0_1"]
+    os.utime(tmp_path / "vol/chunks/.jfs.2_0_1.tmp.123", (1, 1))  # nobody is at it any more
+    assert [found.key for found in store.list()] == ["chunks/.jfs.2_0_1.tmp.123", "chunks/1_0_1"]
     assert is_temporary(".jfs.2_0_1.tmp.123")
     assert not is_temporary(".jfs.x")
 
