@@ -165,11 +165,11 @@ class MetaClient:
         if self.options.read_only:
             return
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S) as scope:
-            await self.flush_usage()
+            await self.flush_usage(last=True)
             if self.sid:
                 sid, self.sid = self.sid, 0
                 await self._clean_session(sid, None)
-                await self.flush_usage()
+                await self.flush_usage(last=True)
         if scope.cancelled_caught:
             log.error("the database did not answer within %g s: the session is left to lapse", CLOSE_TIMEOUT_S)
 
@@ -501,10 +501,10 @@ class MetaClient:
 
     # -- the books, the session, the jobs
 
-    async def flush_usage(self) -> None:
-        """Store usage counters and directory statistics that are pending."""
+    async def flush_usage(self, *, last: bool = False) -> None:
+        """Store usage counters and directory statistics that are pending; the `last` flush leaves none."""
         async with self._flushing:
-            await self.usage.flush(self.engine, dir_stats=self.settings.dir_stats)
+            await self.usage.flush(self.engine, dir_stats=self.settings.dir_stats, last=last)
 
     async def load_usage(self) -> None:
         """Take in what other clients have booked."""

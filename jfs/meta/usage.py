@@ -17,6 +17,8 @@ from jfs.meta.transaction import Charges, Engine, Transaction
 from jfs.meta.types import TRASH_INO, TYPE_DIR, DirStat, Ino
 
 DIRS_AT_ONCE: Final = 20
+PATIENCE: Final = 5
+"""For how many flushes a directory's statistics may be waiting for what other clients have still to add."""
 FREE_INODES: Final = 10 << 20
 _PAGE: Final = 1000
 
@@ -61,22 +63,24 @@ async def add_usage(tx: Transaction, space: int, inodes: int) -> tuple[int, int]
     return await tx.add_counter("usedSpace", space), await tx.add_counter("totalInodes", inodes)
 
 
-async def add_dir_stats(tx: Transaction, changes: Sequence[tuple[Ino, DirDelta]]) -> list[Ino]:
-    """Add to directory statistics; those that were missing or came out negative are left alone and returned."""
-    stale = []
+async def add_dir_stats(
+    tx: Transaction, changes: Sequence[tuple[Ino, DirDelta]], negative_too: bool
+) -> tuple[list[Ino], list[Ino]]:
+    """Add to directory statistics.  Left alone and returned: those that were missing, those that would be negative."""
+    missing, negative = [], []
     for ino, (length, space, inodes) in changes:
         stat = await tx.dir_stat(ino)
         if stat is None:
-            stale.append(ino)
+            missing.append(ino)
             continue
         stat.length += length
         stat.space += space
         stat.inodes += inodes
-        if stat.length < 0 or stat.space < 0 or stat.inodes < 0:
-            stale.append(ino)
+        if min(stat.length, stat.space, stat.inodes) < 0 and not negative_too:
+            negative.append(ino)
         else:
             tx.put_dir_stat(ino, stat)
-    return stale
+    return missing, negative
 
 
 async def count_dir(tx: Transaction, ino: Ino) -> DirStat:
@@ -121,6 +125,7 @@ class Usage:
         self.pending_space = self.pending_inodes = 0
         self.reserved_space = self.reserved_inodes = 0
         self.dirs: dict[Ino, DirDelta] = {}
+        self._waited: dict[Ino, int] = {}
 
     async def load(self, engine: Engine) -> None:
         self.space, self.inodes = await read(engine, load_usage)
@@ -165,8 +170,11 @@ class Usage:
 
     # -- to the database
 
-    async def flush(self, engine: Engine, *, dir_stats: bool) -> None:
-        """Store what is pending.  One flush at a time; what fails stays pending."""
+    async def flush(self, engine: Engine, *, dir_stats: bool, last: bool = False) -> None:
+        """Store what is pending.  One flush at a time; what fails stays pending.
+
+        Statistics that would come out negative wait a while for other clients' flushes, except in the `last` one.
+        """
         space, inodes = self.pending_space, self.pending_inodes
         if space or inodes:
             (self.space, self.inodes), _ = await run(engine, add_usage, space, inodes)
@@ -175,19 +183,27 @@ class Usage:
         if not dir_stats:
             self.dirs.clear()
             return
-        for _ in range(0, len(self.dirs), DIRS_AT_ONCE):
-            await self._flush_dirs(engine)
+        dirs = list(self.dirs)
+        for first in range(0, len(dirs), DIRS_AT_ONCE):
+            await self._flush_dirs(engine, dirs[first : first + DIRS_AT_ONCE], last=last)
 
-    async def _flush_dirs(self, engine: Engine) -> None:
-        batch = [(ino, self.dirs.pop(ino)) for ino in list(self.dirs)[:DIRS_AT_ONCE]]
+    async def _flush_dirs(self, engine: Engine, dirs: Sequence[Ino], *, last: bool) -> None:
+        batch = [(ino, self.dirs.pop(ino)) for ino in dirs if ino in self.dirs]
         changes = [(ino, delta) for ino, delta in batch if delta != (0, 0, 0) and ino != TRASH_INO]
         if not changes:
             return
         try:
-            stale, _ = await run(engine, add_dir_stats, changes)
+            (stale, negative), _ = await run(engine, add_dir_stats, changes, last)
         except BaseException:
             for ino, delta in changes:
                 self._add_dir(ino, *delta)
             raise
+        for ino, delta in changes:
+            waited = self._waited.pop(ino, 0)
+            if ino in negative and waited < PATIENCE:
+                self._waited[ino] = waited + 1
+                self._add_dir(ino, *delta)
+            elif ino in negative:
+                stale.append(ino)
         for ino in stale:
             await run(engine, recount_dir, ino, self.dirs)
