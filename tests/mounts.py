@@ -163,6 +163,7 @@ def is_mounted(path: Path) -> bool:
 def is_ready(path: Path) -> bool:
     """Whether a volume's root answers at `path`."""
     try:
+        os.statvfs(path)  # stat alone may be answered from the kernel's cache, for a mount that died
         return os.stat(path).st_ino == 1
     except OSError:
         return False

@@ -146,7 +146,7 @@ def require_fuse() -> None:
 
 def _replace_dead_mount(path: str) -> None:
     try:
-        os.stat(path)
+        os.statvfs(path)  # not stat, which the kernel may answer from its cache
     except OSError as error:
         if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO):
             return

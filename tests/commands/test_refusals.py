@@ -182,7 +182,10 @@ def test_help_goes_to_stdout(line: str) -> None:
 def test_fuse_missing(volume: Volume, tmp_path: Path) -> None:
     """In a mount name space of its own, where /dev is empty."""
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", f"mount -t tmpfs none /dev && {JFS.binary} mount {volume.url} {tmp_path}/m"],
+        [
+            *("unshare", "-m", "sh", "-c", 'mount -t tmpfs none /dev && "$@"', "sh"),
+            *(JFS.binary, "mount", volume.url, tmp_path / "m"),
+        ],
         capture_output=True,
         text=True,
         stdin=subprocess.PIPE,
