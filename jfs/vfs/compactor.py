@@ -1,11 +1,13 @@
 """Background compaction: rewrites chunks of many small slices as one, when there is nothing better to do.
 
 One chunk at a time, block by block; while requests keep coming it waits, unless the chunk's list of records has grown so
-long that every write and read pays for it.
+long that every write and read pays for it.  Then it works as long as it rests.
 """
 
 import errno
 import logging
+from bisect import bisect_right
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -33,6 +35,8 @@ BUSY_REQUESTS: Final = 20
 """More reads and writes than this within CALM_S, and compaction waits."""
 
 QUEUE: Final = 10_000
+TURN: Final = 16
+"""So many segments are read before others get their turn."""
 
 
 class Compactor:
@@ -49,7 +53,7 @@ class Compactor:
         self._waiting = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
         self.requests = 0
-        """Reads and record commits so far: how busy the mount is."""
+        """Reads, writes and record commits so far: how busy the mount is."""
 
     def after_write(self, ino: Ino, index: int, count: int) -> None:
         """A record was committed; the chunk has `count` of them."""
@@ -128,16 +132,27 @@ class Compactor:
         block_size = self._blocks.options.block_size
         for number, start in enumerate(range(plan.pos, plan.pos + plan.size, block_size)):
             end = min(start + block_size, plan.pos + plan.size)
+            requests, began = self.requests, trio.current_time()
             await self._blocks.put(new_id, number, await self._gather(plan.segments, start, end))
-            await trio.lowlevel.checkpoint()
+            await trio.sleep(trio.current_time() - began if self.requests != requests else 0)
 
     async def _gather(self, segments: list[Segment], start: int, end: int) -> bytearray:
         """The bytes of chunk positions [start, end)."""
         block = bytearray(end - start)
-        for segment in segments:
+        at = bisect_right(segments, start, key=_end)
+        for number, segment in enumerate(islice(segments, at, None), 1):
+            if segment.pos >= end:
+                break
             first, last = max(segment.pos, start), min(segment.pos + segment.length, end)
-            if first < last and segment.id:
+            if segment.id:
                 offset = segment.offset + first - segment.pos
-                data = await self._blocks.read(segment.id, segment.size, offset, last - first)
-                block[first - start : last - start] = data
+                block[first - start : last - start] = await self._blocks.read(
+                    segment.id, segment.size, offset, last - first
+                )
+            if number % TURN == 0:
+                await trio.lowlevel.checkpoint()  # reads that are answered at once give nobody else a turn
         return block
+
+
+def _end(segment: Segment) -> int:
+    return segment.pos + segment.length

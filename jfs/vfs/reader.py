@@ -14,7 +14,7 @@ import trio
 
 from jfs.errors import FsError, ObjectMissing, StoreError
 from jfs.meta.slices import Segment, visible
-from jfs.meta.types import CHUNK_SIZE, Ino
+from jfs.meta.types import CHUNK_SIZE, Ino, Slice
 
 if TYPE_CHECKING:
     from jfs.chunk.store import BlockStore
@@ -41,11 +41,12 @@ Bytes = bytes | bytearray | memoryview
 class ChunkMap:
     """A chunk's visible segments, and where each begins."""
 
-    __slots__ = ("expires", "segments", "starts")
+    __slots__ = ("expires", "records", "segments", "starts")
 
-    def __init__(self, segments: list[Segment], expires: float) -> None:
-        self.segments = segments
-        self.starts = [segment.pos for segment in segments]
+    def __init__(self, records: list[Slice], expires: float) -> None:
+        self.records = records
+        self.segments = visible(records)
+        self.starts = [segment.pos for segment in self.segments]
         self.expires = expires
 
 
@@ -119,8 +120,13 @@ class Reader:
     async def _load(self, file: "OpenFile", index: int) -> ChunkMap:
         """What the chunk's records say now; kept unless the file has changed meanwhile."""
         version = file.version
+        known: ChunkMap | None = file.records.get(index)
         records = await self._meta.read_chunk(file.ino, index)
-        chunk = ChunkMap(visible(records), trio.current_time() + RECORDS_TTL_S)
+        expires = trio.current_time() + RECORDS_TTL_S
+        if known is not None and known.records == records:
+            known.expires = expires
+            return known
+        chunk = ChunkMap(records, expires)
         if file.version == version:
             file.records[index] = chunk
         count = max(len(records), len(chunk.segments))

@@ -292,6 +292,7 @@ class Vfs:
         else:
             file.opens += 1
             self._refresh(file, attr)
+            file.forget_records()  # what others closed before this open must be seen, whoever wrote last
         handle = self._new_handle(cred, file, flags)
         if flags & os.O_TRUNC and handle.writable:
             await self._truncate(cred, ino, 0, opened=True)
@@ -338,6 +339,7 @@ class Vfs:
             raise FsError(file.writer.error)
         if handle.cred.uid and file.attr.mode & PRIVILEGES:
             await self._drop_privileges(handle.cred, file)
+        self.compactor.requests += 1
         await file.writer.write(offset, data, append=handle.append)
         return size
 
