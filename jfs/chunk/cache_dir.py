@@ -203,7 +203,10 @@ class CacheDir:
             try:
                 self._write(*item)
             except OSError as error:
-                self._failed(f"write {item[0]}", error)
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    self._disk_full(len(item[1]))
+                else:
+                    self._failed(f"write {item[0]}", error)
             finally:
                 self._to_write.task_done()
         self._to_write.task_done()
@@ -253,6 +256,14 @@ class CacheDir:
             return
         except OSError as error:
             self._failed(f"remove {key}", error)
+
+    def _disk_full(self, wanted: int) -> None:
+        """A full disk is no broken one: make room, and write nothing more until the tending has looked again."""
+        self._full = True
+        self._counts.drops += 1
+        log.debug("cache folder %s: the disk is full", self.folder)
+        if self._options.cache_eviction != "none":
+            self._evict(max(self._shortage(), wanted))
 
     def _failed(self, what: str, error: OSError) -> None:
         """Count an I/O error; the folder is given up after a few in a row."""

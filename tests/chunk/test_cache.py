@@ -1,5 +1,6 @@
 """The disk cache: the peer's files and placement, verification, limits, faults."""
 
+import errno
 import json
 import os
 import stat
@@ -443,3 +444,30 @@ async def test_reads_through_a_disk_cache_need_no_thread_when_warm(tmp_path: Pat
     await blocks.remove(1, 1000)
     assert blocks.read_now(1, 1000, 10, 100) is None
     await blocks.close()
+
+
+def test_a_full_disk_makes_room_and_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = quiet_dir(tmp_path)
+    before = fill(folder, 4)
+    folder.scan()
+    monkeypatch.setattr("jfs.chunk.cache_dir.write_all", fail_full)
+    for number in range(50, 54):
+        add_now(folder, key_of(number))
+        assert not folder.holds(key_of(number))
+        folder.tend()
+    monkeypatch.undo()
+    assert folder.usable
+    assert not any(folder.holds(key) for key in before)
+    add_now(folder, key_of(60))
+    assert folder.holds(key_of(60))
+
+
+def fail_full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def add_now(folder: CacheDir, key: str) -> None:
+    """What the writing thread would do."""
+    folder.add(key, pattern(BLOCK))
+    folder._to_write.put(None)
+    folder._write_loop()
