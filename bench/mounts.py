@@ -24,7 +24,9 @@ class Mounted:
         for entry in os.listdir("/proc"):
             if entry.isdigit():
                 try:
-                    words = Path("/proc", entry, "cmdline").read_bytes()  # JuiceFS joins its own with spaces and cuts it off
+                    words = Path(
+                        "/proc", entry, "cmdline"
+                    ).read_bytes()  # JuiceFS joins its own with spaces and cuts it off
                 except OSError:  # it has just ended
                     continue
                 if b" mount " in words.replace(b"\0", b" ") and os.fsencode(f"{self.path.parent}/meta.db") in words:
