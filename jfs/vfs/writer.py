@@ -153,7 +153,7 @@ class FileWriter:
         self._writing += 1
         try:
             index, pos = divmod(offset, CHUNK_SIZE)
-            if not self._put_now(index, pos, data, size):
+            if pos + size > CHUNK_SIZE or not self._put_now(index, pos, data, size):
                 await self._put_slowly(offset, memoryview(data))
             elif offset + size > file.length:
                 file.length = offset + size

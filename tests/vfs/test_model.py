@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from jfs.meta.inodes import AttrChange
 from jfs.meta.types import CHUNK_SIZE, ROOT
+from jfs.vfs.handles import Handle
 from jfs.vfs.vfs import VfsOptions
 from tests.vfs.mounted import BLOCK, RDWR, Mounted, mounted, pattern
 
+WRITES: Final = ("write", "append", "truncate", "scatter")
 APPEND: Final = 0o2000
 SPAN: Final = 5 * BLOCK
 
@@ -23,6 +25,7 @@ sizes = st.one_of(st.integers(1, 300), st.sampled_from([4096, BLOCK, BLOCK + 1])
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("write"), positions, sizes),
+        st.tuples(st.just("scatter"), st.integers(0, 63), st.integers(5, 40)),
         st.tuples(st.just("append"), st.just(0), sizes),
         st.tuples(st.just("truncate"), positions, st.just(0)),
         st.tuples(st.just("read"), positions, sizes),
@@ -53,6 +56,28 @@ class Model:
             self.bytes.extend(bytes(length - len(self.bytes)))
 
 
+async def change(m: Mounted, model: Model, handle: Handle, step: tuple[str, int, int], seed: int) -> None:
+    """One step that changes the bytes, on both."""
+    kind, at, size = step
+    base = model.base
+    if kind == "truncate":
+        assert handle.file is not None
+        attr = await m.vfs.setattr(ROOT, handle.file.ino, handle.fh, AttrChange(), base + at)
+        assert attr.length == base + at
+        model.truncate(at)
+    elif kind == "append":
+        await m.write(handle, 0, pattern(size, seed))
+        model.write(len(model.bytes), pattern(size, seed))
+    elif kind == "write":
+        await m.write(handle, base + at, pattern(size, seed))
+        model.write(at, pattern(size, seed))
+    else:  # enough small writes here and there to be packed into one slice
+        for i in range(size):
+            place, data = (at + i * 37) % 64 * 4500, pattern(3000 + 100 * (i % 20), seed + i)
+            await m.write(handle, base + place, data)
+            model.write(place, data)
+
+
 async def play(m: Mounted, model: Model, history: list[tuple[str, int, int]]) -> None:
     base = model.base
     handle = await m.create(b"f")
@@ -60,16 +85,8 @@ async def play(m: Mounted, model: Model, history: list[tuple[str, int, int]]) ->
     ino = handle.file.ino  # type: ignore[union-attr]
     await m.vfs.setattr(ROOT, ino, handle.fh, AttrChange(), base)
     for number, (step, at, size) in enumerate(history):
-        if step == "write":
-            await m.write(handle, base + at, pattern(size, number))
-            model.write(at, pattern(size, number))
-        elif step == "append":
-            await m.write(appender, 0, pattern(size, number))
-            model.write(len(model.bytes), pattern(size, number))
-        elif step == "truncate":
-            attr = await m.vfs.setattr(ROOT, ino, handle.fh, AttrChange(), base + at)
-            assert attr.length == base + at
-            model.truncate(at)
+        if step in WRITES:
+            await change(m, model, appender if step == "append" else handle, (step, at, size), number)
         elif step == "read":
             assert await m.read(handle, base + at, size) == bytes(model.bytes[at : at + size])
         elif step == "flush":

@@ -143,6 +143,19 @@ async def test_a_file_of_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None
         await m.close(handle)
 
 
+async def test_a_small_write_over_the_end_of_a_chunk() -> None:
+    async with mounted() as m:
+        handle = await m.create(b"f")
+        await m.write(handle, CHUNK_SIZE - 100, b"a" * 50)
+        await m.write(handle, CHUNK_SIZE - 50, b"b" * 100)
+        await m.write(handle, CHUNK_SIZE + 50, b"c" * 10)
+        await m.vfs.flush(handle.fh)
+        assert [(record.pos, record.length) for record in await m.records(handle, 0)] == [(CHUNK_SIZE - 100, 100)]
+        assert [(record.pos, record.length) for record in await m.records(handle, 1)] == [(0, 60)]
+        assert await m.read(handle, CHUNK_SIZE - 100, 1000) == b"a" * 50 + b"b" * 100 + b"c" * 10
+        await m.close(handle)
+
+
 async def test_old_and_idle_slices_are_sealed_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer_module, "IDLE_S", 0.1)
     async with mounted() as m:
