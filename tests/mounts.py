@@ -215,4 +215,4 @@ def _unmount(mount: Mount) -> None:
         return done.returncode == 0
 
     eventually(gone, 5, f"umount {mount.path}", pause=0.1)
-    assert mount.process.wait(20) == 0, f"{mount.client.name} mount ended with {mount.process.returncode}"
+    assert mount.process.wait(60) == 0, f"{mount.client.name} mount ended with {mount.process.returncode}"

@@ -24,7 +24,14 @@ NO_LOG_FLUSH = 2
 # nothing reaches the disk by the kernel's own accord while a test runs
 LAZY = "commit=600,noauto_da_alloc,barrier=1"
 # what the mount says between the cut and its own end, and the next one about its predecessor
-CUT = ["Input/output error", "disk I/O error", "Read-only file system", "left by a mount that died"]
+CUT = [
+    "Input/output error",
+    "disk I/O error",
+    "disk image is malformed",
+    "Read-only file system",
+    "left by a mount that died",
+    "are lost",
+]
 
 
 def cut_power(disk: Path) -> None:
