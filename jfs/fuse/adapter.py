@@ -16,7 +16,7 @@ import msgspec
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
-from jfs.errors import FsError
+from jfs.errors import CorruptRecord, FsError
 from jfs.fuse import access_lines
 from jfs.meta.inodes import AttrChange
 from jfs.meta.types import S_IFMT_OF, TYPE_DIR, Attr, Cred, Entry, Ino
@@ -63,6 +63,9 @@ def answers(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corouti
             raise FUSEError(error.errno) from None
         except FUSEError:
             raise
+        except CorruptRecord as error:
+            log.error("%s: %s", name, error)
+            raise FUSEError(errno.EIO) from None
         except Exception:
             log.exception("%s failed", name)
             raise FUSEError(errno.EIO) from None
