@@ -92,7 +92,11 @@ async def rmdir(
     skip_trash: bool = False,
     skip_mtime_ns: int = 0,
 ) -> Removed:
-    """Remove an empty directory.  Raises ENOENT, ENOTDIR, ENOTEMPTY, EPERM, EACCES (POSIX rmdir(2))."""
+    """Remove an empty directory.  Raises ENOENT, ENOTDIR, ENOTEMPTY, EPERM, EACCES (POSIX rmdir(2)).
+
+    Unlike the peer's, its statistics go with it into the trash: clients may have more to add, which has to sum up if it
+    is restored.
+    """
     require_old_name(name)
     folder = require_directory(await tx.attr(parent))
     require_may_empty(parent, folder, cred)
@@ -105,7 +109,6 @@ async def rmdir(
 
     tx.delete_dentry(parent, name)
     names_changed(tx, parent, folder, now_ns, subdirs=-1, skip_mtime_ns=skip_mtime_ns)
-    tx.delete_dir_stat(entry.ino)
     removal = Removal(None if skip_trash else hour, opened, sid, now_ns)
     return await discard(tx, parent, name, entry, removal)
 

@@ -208,7 +208,10 @@ async def test_key_value_records(volume: str, case: tuple[str, int, Operation]) 
     now = {key: engine.store.get(key, engine.store.now) for key in engine.store.keys}
     written: Changes = {key: value for key, value in now.items() if state.get(key) != value}
     written.update(dict.fromkeys(state.keys() - now.keys()))
-    assert printable(written) == printable(changes_of(transaction))
+    expected = changes_of(transaction)
+    if step == "rmdir -> trash":  # the directory's statistics stay, on purpose
+        del expected[b"U" + (26).to_bytes(8, "little")]
+    assert printable(written) == printable(expected)
 
 
 def printable(changes: Changes) -> dict[str, str]:

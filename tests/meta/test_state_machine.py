@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -58,10 +59,20 @@ NAMES = st.sampled_from(["a", "b", "c", "long"])
 TYPES = st.sampled_from([TYPE_FILE, TYPE_FILE, TYPE_DIR, TYPE_DIR, TYPE_SYMLINK, TYPE_FIFO])
 MODES = st.sampled_from([0o644, 0o755, 0o4711, 0o2770])
 XATTRS = st.sampled_from([b"user.a", b"user.b"])
-VALUES = st.sampled_from([None, b"1", b"\0" * 300])
+VALUES = st.sampled_from([None, b"1", b"\0\xff"])
 CELLS = st.integers(0, 9)
 CELLS_IN_CHUNK = CHUNK_SIZE // CELL
 HOUR_S = 3600
+TREE = [
+    (0, 0, "a", TYPE_DIR),
+    (1, 0, "b", TYPE_DIR),
+    (0, 1, "c", TYPE_DIR),
+    (0, 0, "c", TYPE_FILE),
+    (1, 1, "a", TYPE_FILE),
+    (1, 2, "b", TYPE_SYMLINK),
+]
+"""Who makes what in which directory, before the history begins."""
+CHORES = ["flush", "settle", "clean", "expire", "let hours pass", "reconnect", "crash", "lose a race"]
 
 
 def as_name(label: str) -> bytes:
@@ -89,6 +100,10 @@ class Histories(RuleBasedStateMachine):
     def format(self, trash_days: int) -> None:
         self.model = Model(trash=trash_days > 0)
         trio.run(self._format, trash_days)
+        for client, pick, label, node_type in TREE:
+            self.make(client=client, pick=pick, label=label, node_type=node_type, mode=0o755)
+        for label in ("f", "g"):
+            self.link(client=0, pick=4, parent_pick=2, label=label)
 
     async def _format(self, trash_days: int) -> None:
         self.engine: Engine = MemoryEngine()
@@ -178,15 +193,16 @@ class Histories(RuleBasedStateMachine):
             lambda _: self.model.link(ino, parent, name),
         )
 
-    @rule(client=CLIENTS, pick=PICKS)
-    def unlink(self, client: int, pick: int) -> None:
+    @rule(client=CLIENTS, pick=PICKS, mistaken=st.sampled_from([False, False, False, True]))
+    def remove(self, client: int, pick: int, mistaken: bool) -> None:
+        """unlink or rmdir, the right one or the other."""
         name = self.a_name(pick)
-        self.both(partial(self.clients[client].unlink, ROOT, *name), lambda _: self.model.unlink(client, *name))
-
-    @rule(client=CLIENTS, pick=PICKS)
-    def rmdir(self, client: int, pick: int) -> None:
-        name = self.a_name(pick)
-        self.both(partial(self.clients[client].rmdir, ROOT, *name), lambda _: self.model.rmdir(client, *name))
+        is_dir = self.model.dirs[name[0]].get(name[1]) in self.model.dirs
+        user = self.clients[client]
+        if is_dir != mistaken:
+            self.both(partial(user.rmdir, ROOT, *name), lambda _: self.model.rmdir(client, *name))
+        else:
+            self.both(partial(user.unlink, ROOT, *name), lambda _: self.model.unlink(client, *name))
 
     @rule(client=CLIENTS, pick=PICKS, new_pick=PICKS, label=NAMES, flags=st.integers(0, 2))
     def rename(self, client: int, pick: int, new_pick: int, label: str, flags: int) -> None:
@@ -283,7 +299,6 @@ class Histories(RuleBasedStateMachine):
                     colors[cell] = self.blocks[piece.id][(piece.offset + inside) // CELL]
         return colors
 
-    @rule(client=CLIENTS)
     def clean(self, client: int) -> None:
         trio.run(self._clean, self.clients[client])
 
@@ -311,13 +326,11 @@ class Histories(RuleBasedStateMachine):
             ino = opened[pick % len(opened)]
             self.both(partial(self.clients[client].close, ino), lambda _: self.model.close(client, ino))
 
-    @rule(number=CLIENTS)
     def reconnect(self, number: int) -> None:
         """A clean unmount, and a mount."""
         self.both(self.clients[number].close_session, lambda _: self.model.leave(number))
         self.clients[number] = trio.run(self._connect, number)
 
-    @rule(number=CLIENTS)
     def crash(self, number: int) -> None:
         """A client is gone; the other one notices after a while.  (What it has not flushed would be lost.)"""
         self.both(partial(self._crash, number), lambda _: self.model.leave(number))
@@ -330,12 +343,24 @@ class Histories(RuleBasedStateMachine):
         await other.refresh_session()
         await other.clean_stale_sessions()
 
-    @precondition(lambda self: self.scheme == "memory")
-    @rule(number=st.integers(1, 2))
-    def lose_a_race(self, number: int) -> None:
-        """One of the next commits has to run again."""
-        assert isinstance(self.engine, MemoryEngine)
-        self.engine.fail_commits(number)
+    @rule(client=CLIENTS, what=st.sampled_from(CHORES))
+    def do_chore(self, client: int, what: str) -> None:
+        chores: dict[str, Callable[[int], None]] = {
+            "flush": self.flush,
+            "settle": self.settle,
+            "clean": self.clean,
+            "expire": self.expire,
+            "let hours pass": self.hours_pass,
+            "reconnect": self.reconnect,
+            "crash": self.crash,
+            "lose a race": self.lose_a_race,
+        }
+        chores[what](client)
+
+    def lose_a_race(self, client: int) -> None:
+        """One of the next commits, of whichever client, has to run again."""
+        if isinstance(self.engine, MemoryEngine):
+            self.engine.fail_commits(1 + client)
 
     # -- trash and jobs
 
@@ -359,13 +384,11 @@ class Histories(RuleBasedStateMachine):
         remove = user.rmdir if self.model.dirs[hour][name] in self.model.dirs else user.unlink
         self.both(partial(remove, ROOT, hour, name), lambda _: self.model.drop(client, hour, name))
 
-    @rule(client=CLIENTS)
     def hours_pass(self, client: int) -> None:
         self.clock.advance(HOUR_S)
         for user in self.clients:
             trio.run(user.refresh_session)
 
-    @rule(client=CLIENTS)
     def expire(self, client: int) -> None:
         """The hourly jobs, with no patience for what lies in the trash."""
         now_s = self.clock.ns // 10**9
@@ -383,12 +406,10 @@ class Histories(RuleBasedStateMachine):
         await jobs.find_deleted_files(client, now_s + 1)
         await jobs.find_dead_slices(client)
 
-    @rule(client=CLIENTS)
     def flush(self, client: int) -> None:
         trio.run(self.clients[client].flush_usage)
 
-    @rule()
-    def settle(self) -> None:
+    def settle(self, client: int) -> None:
         """Book everything; in two rounds, as what one client took away may be what the other has not booked yet."""
         for client in self.clients * 2:
             trio.run(client.flush_usage)
@@ -441,13 +462,13 @@ class Histories(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
     async def _end(self) -> None:
-        """Whatever happened, no slice is left that nobody needs."""
+        """Whatever happened, no record and no slice is left that nobody needs."""
         if not hasattr(self, "clients"):
             return
         self.clock.advance(2 * HOUR_S)
         for client in self.clients:
             await client.close_session()
-        last = self.clients[0]
+        last = await self._connect(0)
         now_s = self.clock.ns // 10**9
         await self._expire(last, now_s, now_s)
         await self._clean(last)
@@ -456,7 +477,29 @@ class Histories(RuleBasedStateMachine):
         await self._check()
         needed, _ = await run(self.engine, _needed_slices, write=False)
         assert self.blocks.keys() == needed
+        inodes, _ = await run(self.engine, _inodes, write=False)
+        assert self._inodes_with_records() <= inodes
         await self.engine.close()
+
+    def _inodes_with_records(self) -> set[Ino]:
+        """Whom attributes, names, links, chunks, targets, extended attributes and statistics belong to."""
+        if isinstance(self.engine, MemoryEngine):
+            keys = self.engine.store.keys
+            return {int.from_bytes(key[1:9], "little") for key in keys if key[:1] in b"AU" and len(key) >= 9}
+        connection = sqlite3.connect(f"{self.folder}/meta.db")
+        columns = ["node.inode", "edge.parent", "edge.inode", "chunk.inode", "symlink.inode"]
+        columns += ["xattr.inode", "dir_stats.inode"]
+        found: set[Ino] = set()
+        for table, column in (name.split(".") for name in columns):
+            found.update(ino for (ino,) in connection.execute(f"SELECT {column} FROM jfs_{table}"))
+        connection.close()
+        return found
+
+
+async def _inodes(tx: Transaction) -> set[Ino]:
+    attrs, cursor = await tx.all_attrs(None, 100_000)
+    assert cursor is None
+    return {ino for ino, _ in attrs}
 
 
 async def _needed_slices(tx: Transaction) -> set[int]:

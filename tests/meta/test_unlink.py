@@ -223,6 +223,7 @@ async def test_a_removed_directory_is_in_the_trash(engine: Engine) -> None:
     hour = (await client.getattr(folder)).parent
     assert (await client.getattr(hour)).nlink == 2, "a trash directory's attributes never change"
     await assert_clean(client)
+    assert await do(engine, lambda tx: tx.dir_stat(folder)) is not None, "clients may have more to add to it"
     await client.rename(ROOT, hour, b"1-%d-d" % folder, ROOT_INO, b"back", 0)
     assert (await client.getattr(ROOT_INO)).nlink == 3
     await make_file(client, b"x", parent=folder)
