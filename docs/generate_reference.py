@@ -15,6 +15,8 @@ TARGET = Path(__file__).with_name("reference.md")
 def option_row(option: click.Option) -> str:
     names = ", ".join(f"`{name}`" for name in option.opts)
     default = "" if option.default in (None, False, ()) or not option.show_default else f"`{option.default}`"
+    if isinstance(option.show_default, str):
+        default = f"`{option.show_default}`"
     return f"| {names} | {default} | {option.help or ''} |"
 
 

@@ -211,8 +211,10 @@ def value(
     *names: str, kind: click.ParamType[Any] | None = None, default: Any = None, text: str, **more: Any
 ) -> Decorator:
     """An option that takes a value."""
-    shown = kind if kind is not None else click.STRING
-    return click.option(*names, type=shown, default=default, help=text, show_default=default is not None, **more)
+    shown: bool | str = default is not None
+    if isinstance(kind, Size) and default:
+        shown = units.show_size(default)
+    return click.option(*names, type=kind or click.STRING, default=default, help=text, show_default=shown, **more)
 
 
 def switch(*names: str, text: str, default: bool | None = False, **more: Any) -> Decorator:
