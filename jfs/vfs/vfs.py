@@ -87,7 +87,6 @@ class Vfs:
         self.requests: Counter[str] = Counter()
         """How many of each kind came in."""
         self._scope = trio.CancelScope()
-        self._running = False
 
     # -- life
 
@@ -98,7 +97,6 @@ class Vfs:
                 await nursery.start(self.meta.run)
                 nursery.start_soon(self.blocks.run)
                 self.writes.nursery = nursery
-                self._running = True
                 nursery.start_soon(self._flush_old_slices)
                 if not self.meta.options.read_only:
                     nursery.start_soon(self.cleaner.run)
@@ -112,15 +110,17 @@ class Vfs:
         self.compactor.stop()
         for file in list(self.files):
             await file.writer.flush()
-        if not self.meta.options.read_only:
-            await self._durable()
-            await self.cleaner.drain()
-        for handle in list(self.handles):
-            await self._let_go(handle)
-        await self.meta.close_session()
-        self._running = False
-        self._scope.cancel()
-        self.pool.close()
+        try:
+            if not self.meta.options.read_only:
+                await self._durable()
+            for handle in list(self.handles):
+                await self._let_go(handle)
+            if not self.meta.options.read_only:
+                await self.cleaner.drain()
+        finally:
+            await self.meta.close_session()
+            self._scope.cancel()
+            self.pool.close()
 
     async def _flush_old_slices(self) -> None:
         while True:

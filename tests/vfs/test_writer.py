@@ -14,6 +14,7 @@ from jfs.meta.kv.memory import MemoryEngine
 from jfs.meta.types import CHUNK_SIZE, ROOT, ROOT_INO, TRASH_INO
 from jfs.vfs import buffers
 from jfs.vfs import writer as writer_module
+from jfs.vfs.dirty_slice import MOST_PIECES
 from jfs.vfs.vfs import VfsOptions
 from tests.deadline import eventually_async
 from tests.vfs.mounted import BLOCK, MIB, RDONLY, RDWR, WRONLY, ScriptedStore, mount, mounted, pattern
@@ -127,6 +128,22 @@ async def test_random_writes_open_only_a_few_slices() -> None:
         assert await m.read(handle, 0, 1 << 30) == bytes(model[:length])
         await m.close(handle)
         assert await m.content(b"f") == bytes(model[:length])
+
+
+async def test_thousands_of_scattered_writes_are_a_few_full_slices() -> None:
+    async with mounted() as m:
+        handle = await m.create(b"f")
+        for i in range(2500):
+            await m.write(handle, i * 7919 % 5000 * 8192, b"%04d" % i)
+        pieces = handle.file.writer._slices()  # type: ignore[union-attr]
+        assert max(len(piece.pieces) for piece in pieces) <= MOST_PIECES
+        assert [piece.sealed for piece in pieces if len(piece.pieces) == MOST_PIECES] == [True, True]
+        await m.vfs.flush(handle.fh)
+        assert len(await m.records(handle)) == 2500
+        assert len(m.store.blocks()) == 12  # three times: one slice for each of three places, then a packed one
+        for i in range(0, 2500, 97):
+            assert await m.read(handle, i * 7919 % 5000 * 8192, 4) == b"%04d" % i
+        await m.close(handle)
 
 
 async def test_a_file_of_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,6 +479,24 @@ async def test_flushing_what_cannot_write_is_free() -> None:
         await fails(errno.EBADF, m.vfs.write(reading.fh, 0, b"x"))
         await m.close(reading)
         await fails(errno.EBADF, m.vfs.write(reading.fh, 0, b"x"))
+
+
+@pytest.mark.logs("sync failed")
+async def test_closing_ends_the_session_even_if_the_disk_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, store = MemoryEngine(), ScriptedStore()
+    with pytest.raises(BaseExceptionGroup):
+        async with mounted(engine=engine, store=store) as m:
+            handle = await m.create(b"f")
+            await m.write(handle, 0, b"data")
+
+            async def broken() -> None:
+                raise OSError(errno.EIO, "bad sector")
+
+            monkeypatch.setattr(m.meta, "sync", broken)
+    async with engine.transaction(write=False) as tx:
+        assert await tx.sessions() == []
+    async with mount(engine, store) as m:
+        assert await m.content(b"f") == b"data"
 
 
 async def test_everything_is_there_after_a_remount_without_a_close() -> None:
