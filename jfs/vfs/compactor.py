@@ -51,7 +51,8 @@ class Compactor:
         self._durability = durability
         self._queue: dict[tuple[Ino, int], int] = {}
         self._waiting = trio.lowlevel.ParkingLot()
-        self._scope = trio.CancelScope()
+        self._scope: trio.CancelScope | None = None
+        self._stopped = False
         self.requests = 0
         """Reads, writes and record commits so far: how busy the mount is."""
 
@@ -71,12 +72,14 @@ class Compactor:
             self._waiting.unpark()
 
     def stop(self) -> None:
-        self._scope.cancel()
+        self._stopped = True
+        if self._scope is not None:
+            self._scope.cancel()
 
     async def run(self) -> None:
         """Work until stopped."""
-        with self._scope:
-            while True:
+        with trio.CancelScope() as self._scope:
+            while not self._stopped:
                 while not self._queue:
                     await self._waiting.park()
                 await self._calm()

@@ -7,12 +7,17 @@ lose both.  So commits of records hold still while a round runs, and checkpoints
 committed records durable too, are rounds as well.
 
 Callers share rounds: whoever asks while one runs is served by the next, together with all who ask meanwhile.
+
+A flush of blocks that failed is not made good by a later one: the kernel has dropped the pages that it could not write.  So
+`failures` counts them, whoever began the round, and each open handle's next fsync reports them once.
 """
 
 from types import TracebackType
 from typing import Protocol
 
 import trio
+
+from jfs.errors import StoreError
 
 
 class Blocks(Protocol):
@@ -43,6 +48,8 @@ class Durability:
         self._started = 0
         self._done = 0
         """The number of the latest round that succeeded."""
+        self.failures = 0
+        """Flushes of blocks that failed so far: what was put before may be lost."""
 
     async def __aenter__(self) -> None:
         while self._closed:
@@ -57,12 +64,18 @@ class Durability:
             self._drained.unpark_all()
 
     async def sync(self) -> None:
-        """Return once every block put and every record committed before this call is durable."""
+        """Return once every block put and every record committed before this call is durable.
+
+        Raises StoreError if blocks were lost meanwhile, in whoever's round.
+        """
+        failures = self.failures
         enough = self._started + 1
         while self._done < enough:
             async with self._round:
                 if self._done < enough:
                     await self._run(checkpoint=False)
+        if self.failures != failures:
+            raise StoreError("an earlier flush of blocks failed")
 
     async def checkpoint(self) -> None:
         """Move the embedded engine's log into its database, as a round."""
@@ -76,7 +89,11 @@ class Durability:
         try:
             while self._commits:
                 await self._drained.park()
-            await self._blocks.sync()
+            try:
+                await self._blocks.sync()
+            except (StoreError, OSError):
+                self.failures += 1
+                raise
             await (self._meta.checkpoint() if checkpoint else self._meta.sync())
         finally:
             self._closed = False

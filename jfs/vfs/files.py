@@ -57,11 +57,14 @@ class OpenFile:
 
     def committed(self, attr: Attr, index: int) -> None:
         """A record of this mount's is in chunk `index`."""
-        self.attr = attr
         self.records.pop(index, None)
         self.version += 1
-        if attr.length > self.length:
-            self.length = attr.length
+        self.adopt(attr)
+
+    def adopt(self, attr: Attr) -> None:
+        """What this mount's own change has made of the attributes; a length that is not ours shows what others did."""
+        self.attr = attr
+        self.length = max(attr.length, self.writer.end)
 
     def truncated(self, attr: Attr) -> None:
         """This mount has truncated the file; it has no unflushed writes now."""
@@ -96,6 +99,7 @@ class OpenFileTable:
         else:
             file.opens += 1
             file.refresh(attr)
+            file.forget_records()
         return file
 
     def leave(self, file: OpenFile) -> None:

@@ -34,6 +34,7 @@ class Handle:
         "append",
         "cred",
         "direct_io",
+        "disk_failures",
         "error_seq",
         "fh",
         "file",
@@ -67,6 +68,8 @@ class Handle:
         self.direct_io = special is not None or (writable and not readable)
         self.keep_cache = False
         self.error_seq = 0 if file is None else file.writer.error_seq
+        self.disk_failures = 0
+        """How many failed flushes of blocks (see `Durability`) were reported on it, or happened before its open."""
         self.read_state: Any = None
         """The reader's, about this handle's pattern of access."""
 

@@ -8,14 +8,14 @@ import errno
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 import trio
 
 from jfs.chunk.store import BlockStore
-from jfs.errors import CorruptRecord, FsError, StoreError
+from jfs.errors import Conflict, CorruptRecord, FsError, StoreError
 from jfs.meta.access import without_privileges
 from jfs.meta.client import MetaClient, StatFs
 from jfs.meta.inodes import AttrChange
@@ -36,6 +36,7 @@ from jfs.vfs.writer import WriteContext
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.5
+RESTART_S: Final = 1.0
 
 WRITE_SHARE: Final = 0.6
 """Of `--buffer-size`; the rest is for what is on its way between threads, the kernel and the store."""
@@ -95,13 +96,13 @@ class Vfs:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.meta.run)
-                nursery.start_soon(self.blocks.run)
+                nursery.start_soon(_keep_running, self.blocks.run)
                 self.writes.nursery = nursery
-                nursery.start_soon(self._flush_old_slices)
+                nursery.start_soon(_keep_running, self._flush_old_slices)
                 if not self.meta.options.read_only:
-                    nursery.start_soon(self.cleaner.run)
-                    nursery.start_soon(self._checkpoints)
-                    nursery.start_soon(self.compactor.run)
+                    nursery.start_soon(_keep_running, self.cleaner.run)
+                    nursery.start_soon(_keep_running, self._checkpoints)
+                    nursery.start_soon(_keep_running, self.compactor.run)
                 task_status.started()
                 await trio.sleep_forever()
 
@@ -136,7 +137,7 @@ class Vfs:
                 last = trio.current_time()
                 try:
                     await self.durability.checkpoint()
-                except (StoreError, OSError) as error:
+                except (StoreError, OSError, FsError, Conflict, CorruptRecord) as error:
                     log.warning("checkpoint failed: %s", error)
 
     # -- names
@@ -224,7 +225,7 @@ class Vfs:
                 await file.writer.flush()
             attr = await self.meta.setattr(cred, ino, change, opened=fh is not None)
             if file is not None:
-                file.attr = attr
+                file.adopt(attr)
         return attr if file is None else file.shown(attr)
 
     async def _truncate(self, cred: Cred, ino: Ino, size: int, *, opened: bool) -> Attr:
@@ -279,7 +280,7 @@ class Vfs:
         file = self.files.enter(entry.ino, entry.attr)
         handle = self._new_handle(cred, file, flags)
         if flags & os.O_TRUNC and handle.writable and entry.attr.length:
-            await self._truncate(cred, entry.ino, 0, opened=True)
+            await self._empty(cred, handle, entry.ino)
         return self._with_unflushed(entry), handle
 
     async def open(self, cred: Cred, ino: Ino, flags: int) -> Handle:
@@ -295,19 +296,30 @@ class Vfs:
             file.forget_records()  # what others closed before this open must be seen, whoever wrote last
         handle = self._new_handle(cred, file, flags)
         if flags & os.O_TRUNC and handle.writable:
-            await self._truncate(cred, ino, 0, opened=True)
+            await self._empty(cred, handle, ino)
         handle.keep_cache = not handle.direct_io and self.files.unchanged_since_last_open(ino, attr)
         return handle
 
     def _new_handle(self, cred: Cred, file: OpenFile, flags: int) -> Handle:
         access = flags & ACCESS_MODES
-        return self.handles.add(
+        handle = self.handles.add(
             file,
             readable=access != os.O_WRONLY,
             writable=access != os.O_RDONLY,
             append=bool(flags & os.O_APPEND),
             cred=cred,
         )
+        handle.disk_failures = self.durability.failures
+        return handle
+
+    async def _empty(self, cred: Cred, handle: Handle, ino: Ino) -> None:
+        """O_TRUNC.  An open that fails leaves no handle."""
+        try:
+            await self._truncate(cred, ino, 0, opened=True)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._let_go(handle)
+            raise
 
     async def read(self, fh: int, offset: int, size: int) -> bytes | bytearray | memoryview:
         handle = self.handles.get(fh)
@@ -347,7 +359,7 @@ class Vfs:
         """POSIX write(2): set-user-ID and set-group-ID go when anybody but root writes."""
         mode = without_privileges(file.attr.mode, cred)
         if mode != file.attr.mode:
-            file.attr = await self.meta.setattr(cred, file.ino, AttrChange(mode=mode), opened=True)
+            file.adopt(await self.meta.setattr(cred, file.ino, AttrChange(mode=mode), opened=True))
 
     async def flush(self, fh: int) -> None:
         """What close(2) waits for: data stored, records committed.  Free for a handle that cannot write."""
@@ -365,7 +377,12 @@ class Vfs:
             return
         await handle.file.writer.flush()
         handle.raise_new_error()
-        await self._durable()
+        try:
+            await self._durable()
+        finally:
+            failures, handle.disk_failures = handle.disk_failures, self.durability.failures
+        if failures != handle.disk_failures:
+            raise FsError(errno.EIO)
 
     async def _durable(self) -> None:
         try:
@@ -421,6 +438,17 @@ class Vfs:
 
 
 NO_CHANGE: Final = AttrChange()
+
+
+async def _keep_running(work: Callable[[], Awaitable[None]]) -> None:
+    """A bug in the background must not take the mount, and what is not yet flushed, with it: logged, and on it goes."""
+    while True:
+        try:
+            await work()
+            return
+        except Exception:
+            log.exception("%s failed; it goes on", getattr(work, "__qualname__", work))
+            await trio.sleep(RESTART_S)
 
 
 def _ignore(ino: Ino) -> None:

@@ -14,8 +14,8 @@ reported on every handle once, by its next fsync, flush or write.
 
 import errno
 import logging
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -312,24 +312,20 @@ class FileWriter:
             while not piece.done:
                 await piece.lot.park()
 
-    def paused(self) -> "_Pause":
-        """`async with`: no write begins, and none is under way (for truncate)."""
-        return _Pause(self)
-
-    async def _pause(self) -> None:
+    @asynccontextmanager
+    async def paused(self) -> AsyncGenerator[None, None]:
+        """No write begins, and none is under way (for truncate)."""
         if self._pausing is None:
             self._pausing = trio.Lock()
-        await self._pausing.acquire()
-        self._paused = True
-        while self._writing:
-            await self._lot.park()
-
-    def _resume(self) -> None:
-        if self._pausing is None:
-            raise RuntimeError("not paused")
-        self._paused = False
-        self._pausing.release()
-        self._lot.unpark_all()
+        async with self._pausing:
+            self._paused = True
+            try:
+                while self._writing:
+                    await self._lot.park()
+                yield
+            finally:
+                self._paused = False
+                self._lot.unpark_all()
 
     # -- storing
 
@@ -355,6 +351,9 @@ class FileWriter:
                 await self._put(piece, number, buffer.view[:size])
         except FsError as error:
             piece.error = piece.error or error.errno
+        except Exception:
+            log.exception("inode %d: block %d_%d", self._file.ino, piece.id, number)
+            piece.error = errno.EIO
         finally:
             piece.buffers[number] = None
             piece.uploading -= 1
@@ -409,6 +408,9 @@ class FileWriter:
                 await self._commit(piece)
         except FsError as error:
             piece.error = error.errno
+        except Exception:
+            log.exception("inode %d: slice %d", self._file.ino, piece.id)
+            piece.error = errno.EIO
         except BaseException:
             piece.error = errno.EIO
             raise
@@ -471,23 +473,6 @@ class FileWriter:
                 FsError(piece.error),
             )
         piece.lot.unpark_all()
-
-
-class _Pause:
-    """See `FileWriter.paused`."""
-
-    __slots__ = ("_writer",)
-
-    def __init__(self, writer: FileWriter) -> None:
-        self._writer = writer
-
-    async def __aenter__(self) -> None:
-        await self._writer._pause()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writer._resume()
 
 
 def _ignore(ino: Ino, index: int, records: int) -> None:

@@ -43,6 +43,7 @@ class ScriptedStore(MemoryStore):
         self.may_put.set()
         self.hanging: Callable[[str], bool] = lambda key: True
         self.short = False
+        self.sync_failure: StoreError | None = None
 
     def put(self, key: str, data: Buffer) -> None:
         self.puts += 1
@@ -60,6 +61,8 @@ class ScriptedStore(MemoryStore):
 
     def sync(self, keys: Iterable[str]) -> None:
         self.events.append("sync blocks " + " ".join(sorted(keys)))
+        if self.sync_failure is not None:
+            raise self.sync_failure
 
     def blocks(self) -> list[str]:
         return [info.key for info in self.list("chunks/")]

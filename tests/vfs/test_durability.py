@@ -8,11 +8,13 @@ import trio.testing
 
 from jfs.errors import FsError, StoreError
 from jfs.vfs.durability import Durability
+from jfs.vfs.vfs import VfsOptions
+from tests.deadline import eventually_async
 from tests.vfs.mounted import BLOCK, ScriptedStore, mounted, pattern
 
 
 class Recorder:
-    """Both halves of a round, each of which can be made to wait or fail."""
+    """Both halves of a round, each of which can be made to wait or to fail once."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -23,8 +25,9 @@ class Recorder:
         self.events.append("blocks")
         if self.blocks_gate is not None:
             await self.blocks_gate.wait()
-        if self.failure is not None:
-            raise self.failure
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
 
     async def sync_log(self) -> None:
         self.events.append("log")
@@ -111,11 +114,76 @@ async def test_a_failed_round_fails_and_the_next_is_free() -> None:
     recorder.failure = StoreError("gone")
     with pytest.raises(StoreError):
         await rounds.sync()
-    recorder.failure = None
     async with rounds:
         pass
     await rounds.sync()
     assert recorder.events == ["blocks", "blocks", "log"]
+
+
+async def test_a_failed_flush_of_blocks_fails_all_who_wait_for_it() -> None:
+    """The kernel drops what it could not write: the second flush succeeds and proves nothing."""
+    recorder = Recorder()
+    recorder.blocks_gate = trio.Event()
+    rounds = durability(recorder)
+    failed: list[int] = []
+
+    async def sync(number: int) -> None:
+        try:
+            await rounds.sync()
+        except StoreError:
+            failed.append(number)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sync, 0)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(sync, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        recorder.failure = StoreError("gone")
+        recorder.blocks_gate.set()
+        recorder.blocks_gate = None
+        await trio.testing.wait_all_tasks_blocked()
+    assert failed == [0, 1]
+    await rounds.sync()
+
+
+@pytest.mark.logs("checkpoint failed", "flushing 1 objects")
+async def test_what_a_checkpoint_could_not_flush_is_reported_once_on_each_handle() -> None:
+    store = ScriptedStore()
+    async with mounted(store=store, options=VfsOptions(checkpoint_s=0)) as m:
+        handles = [await m.create(b"f"), await m.open(b"f")]
+        await m.write(handles[0], 0, b"x")
+        await m.vfs.flush(handles[0].fh)
+        store.sync_failure = StoreError("bad sector")
+        with pytest.raises(StoreError):
+            await m.vfs.durability.checkpoint()
+        store.sync_failure = None
+        late = await m.open(b"f")
+        for handle in handles:
+            with pytest.raises(FsError) as caught:
+                await m.vfs.fsync(handle.fh)
+            assert caught.value.errno == errno.EIO
+        for handle in (*handles, late):
+            await m.vfs.fsync(handle.fh)
+            await m.close(handle)
+
+
+@pytest.mark.logs("checkpoint failed")
+async def test_a_checkpoint_that_fails_leaves_the_mount_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = 0
+
+    async def broken() -> None:
+        nonlocal tries
+        tries += 1
+        raise FsError(errno.EIO)
+
+    async with mounted(options=VfsOptions(checkpoint_s=0.01)) as m:
+        with monkeypatch.context() as patch:
+            patch.setattr(m.meta, "checkpoint", broken)
+            await eventually_async(lambda: tries > 1)
+        handle = await m.create(b"f")
+        await m.write(handle, 0, pattern(2 * BLOCK))
+        await m.close(handle)
+        assert await m.content(b"f") == pattern(2 * BLOCK)
 
 
 async def test_fsync_syncs_the_blocks_then_the_log(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,12 @@
 import pytest
 
 from jfs.errors import FsError
+from jfs.meta.inodes import AttrChange
 from jfs.meta.kv.memory import MemoryEngine
 from jfs.meta.types import CHUNK_SIZE, ROOT, ROOT_INO, SliceRef
 from jfs.vfs import compactor as compactor_module
 from jfs.vfs import reader as reader_module
+from jfs.vfs import vfs as vfs_module
 from tests.deadline import eventually_async
 from tests.vfs.mounted import BLOCK, RDONLY, RDWR, ScriptedStore, mount, mounted, pattern
 
@@ -80,6 +82,37 @@ async def test_an_own_write_does_not_hide_what_another_client_closed() -> None:
         await m.close(handle)
 
 
+async def test_an_own_write_takes_over_where_another_client_cut_the_file() -> None:
+    engine, store = MemoryEngine(), ScriptedStore()
+    async with mounted(engine=engine, store=store) as m, mount(engine, store) as other:
+        handle = await m.create(b"f")
+        await m.write(handle, 0, b"a" * 1000)
+        await m.vfs.flush(handle.fh)
+        assert handle.file is not None
+        await other.vfs.setattr(ROOT, handle.file.ino, None, AttrChange(), 0)
+        await m.write(handle, 0, b"new")
+        await m.vfs.flush(handle.fh)
+        assert await m.read(handle, 0, 2000) == b"new"
+        assert (await m.vfs.getattr(handle.file.ino)).length == 3
+        await m.close(handle)
+
+
+async def test_a_change_of_mode_does_not_hide_what_another_client_added() -> None:
+    engine, store = MemoryEngine(), ScriptedStore()
+    async with mounted(engine=engine, store=store) as m, mount(engine, store) as other:
+        handle = await m.create(b"f")
+        await m.write(handle, 0, b"ours")
+        await m.vfs.flush(handle.fh)
+        theirs = await other.open(b"f")
+        await other.write(theirs, 4, b" and theirs")
+        await other.close(theirs)
+        assert handle.file is not None
+        attr = await m.vfs.setattr(ROOT, handle.file.ino, handle.fh, AttrChange(mode=0o600), None)
+        assert attr.length == 15
+        assert await m.read(handle, 0, 100) == b"ours and theirs"
+        await m.close(handle)
+
+
 @pytest.mark.logs("is missing")
 async def test_a_chunk_compacted_by_another_client_is_read_from_its_new_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader_module, "RECORDS_TTL_S", 1000.0)
@@ -116,6 +149,27 @@ async def test_many_small_slices_are_compacted_in_the_background(monkeypatch: py
         await eventually_async(
             lambda: len(m.store.blocks()) == 1, what="old blocks go, references of packed slices too"
         )
+        await m.close(handle)
+
+
+@pytest.mark.logs("goes on")
+async def test_a_bug_in_the_background_does_not_end_the_mount(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vfs_module, "RESTART_S", 0.01)
+    monkeypatch.setattr(compactor_module, "CALM_S", 0.01)
+    asked = 0
+
+    async def buggy(ino: int, index: int) -> bool:
+        nonlocal asked
+        asked += 1
+        raise ZeroDivisionError
+
+    async with mounted() as m:
+        monkeypatch.setattr(m.vfs.compactor, "compact", buggy)
+        for tries in (1, 2):
+            m.vfs.compactor.after_read(5, 0, 9)
+            await eventually_async(lambda tries=tries: asked == tries)
+        handle = await m.create(b"f")
+        await m.write(handle, 0, pattern(2 * BLOCK))
         await m.close(handle)
 
 

@@ -481,6 +481,43 @@ async def test_flushing_what_cannot_write_is_free() -> None:
         await fails(errno.EBADF, m.vfs.write(reading.fh, 0, b"x"))
 
 
+@pytest.mark.logs(r"inode \d+: (slice|block)", "lost")
+@pytest.mark.parametrize("broken", ["write_slices", "new_slice_id"])
+async def test_a_bug_below_is_eio_and_leaves_the_mount_alive(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def buggy(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with mounted() as m:
+        handle = await m.create(b"f")
+        with monkeypatch.context() as patch:
+            patch.setattr(m.meta, broken, buggy)
+            await m.write(handle, 0, pattern(3 * BLOCK))
+            await m.write(handle, CHUNK_SIZE, b"x")
+            await fails(errno.EIO, m.vfs.fsync(handle.fh))
+        await m.write(handle, 0, pattern(BLOCK))
+        await m.close(handle)
+        assert await m.content(b"f") == pattern(BLOCK)
+        assert m.vfs.pool.used == 0
+
+
+@pytest.mark.parametrize("how", ["create", "open"])
+async def test_an_open_that_cannot_truncate_leaves_no_handle(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(*_: object, opened: bool) -> None:
+        raise FsError(errno.EPERM)
+
+    async with mounted() as m:
+        handle = await m.create(b"f")
+        await m.write(handle, 0, b"data")
+        await m.close(handle)
+        with monkeypatch.context() as patch:
+            patch.setattr(m.meta, "truncate", refused)
+            await fails(errno.EPERM, getattr(m, how)(b"f", WRONLY | os.O_TRUNC))
+        assert len(m.vfs.handles) == 0
+        assert handle.file is not None
+        assert not m.meta.is_open(handle.file.ino)
+        assert await m.content(b"f") == b"data"
+
+
 @pytest.mark.logs("sync failed")
 async def test_closing_ends_the_session_even_if_the_disk_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, store = MemoryEngine(), ScriptedStore()

@@ -192,8 +192,9 @@ class Sqlite3Engine:
 
     def _checkpoint(self) -> None:
         """Copy what is committed without stopping anybody, then empty the log in a moment with little left to copy."""
-        connection = self._connect()
+        connection: sqlite3.Connection | None = None
         try:
+            connection = self._connect()
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             connection.execute(f"PRAGMA busy_timeout={int(TRUNCATE_TIMEOUT_S * 1000)}")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -202,7 +203,8 @@ class Sqlite3Engine:
             if not isinstance(meaning, Conflict):
                 raise meaning from error
         finally:
-            connection.close()
+            if connection is not None:
+                connection.close()
 
     def _connect(self, *, timeout: float = 0.0, mode: str = "rw") -> sqlite3.Connection:
         connection = sqlite3.connect(
