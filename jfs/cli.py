@@ -14,9 +14,9 @@ from typing import Final, NoReturn
 import click
 
 from jfs import logs
-from jfs.commands import arguments
+from jfs.commands import arguments, failures
 from jfs.commands.arguments import GLOBAL_OPTIONS, Command
-from jfs.errors import Conflict, CorruptRecord, FsError, StoreError, UserError
+from jfs.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -70,19 +70,8 @@ def run(argv: Sequence[str]) -> int:
             logs.set_up()
             words = translate(words)
         return _dispatch(words)
-    except (UserError, CorruptRecord, StoreError) as error:
-        return _fatal(str(error))
-    except FsError as error:
-        return _fatal(f"{error} (errno {error.errno})")
-    except Conflict as error:
-        return _fatal(f"the metadata engine is busy, nothing was changed: {error}")
-    except click.ClickException as error:
-        return _fatal(error.format_message())
-    except KeyboardInterrupt:
-        return _fatal("interrupted")
-    except Exception as error:
-        log.debug("unexpected error", exc_info=True)
-        return _fatal(f"unexpected error (please report it; --debug shows more): {type(error).__name__}: {error}")
+    except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
+        return _fatal(failures.line(error))
 
 
 def _fatal(message: str) -> int:

@@ -105,7 +105,10 @@ def cache_folders(settings: Settings, given: str | None) -> list[str]:
     from jfs.chunk.cache import parse_cache_dirs
 
     if given is not None:
-        return parse_cache_dirs(given)
+        folders = parse_cache_dirs(given)
+        if folders == ["memory"]:
+            log.info("Disk cache (none): blocks are cached in memory")
+        return folders
     if settings.storage in ("file", "mem"):
         log.info("Disk cache (none): %s storage is read directly; name one with --cache-dir", settings.storage)
         return []

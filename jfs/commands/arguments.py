@@ -158,7 +158,7 @@ class Duration(click.ParamType[float]):
         try:
             return units.parse_duration(value)
         except ValueError as error:
-            log.warning("option --%s: %s; taken as 0", param.name if param else "", error)
+            log.warning("option --%s: %s; taken as 0", _name(param), error)
             return 0.0
 
 

@@ -9,11 +9,15 @@ from collections.abc import Callable
 from typing import Final
 
 from jfs import logs
+from jfs.commands import failures
 from jfs.errors import UserError
 
 log = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT_S: Final = 10.0
+READY: Final = b"\0"
+LONGEST_REASON: Final = 4000
+"""Bytes; a pipe takes so many in one write."""
 
 Ready = Callable[[], None]
 
@@ -21,8 +25,9 @@ Ready = Callable[[], None]
 def run_in_background(serve: Callable[[Ready], int], path: str, *, log_file: str, syslog: bool, name: str) -> int:
     """Run `serve` in a daemon; return once the mount is ready.  UserError where it is not in time.
 
-    The daemon holds the write end of a pipe: it writes when it is ready, and its death closes it.
+    The daemon holds the write end of a pipe: it writes that it is ready, or why it is not; its death closes it.
     """
+    limit = _timeout()
     try:
         os.makedirs(os.path.dirname(os.path.abspath(log_file)), exist_ok=True)
         log_fd = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -38,7 +43,7 @@ def run_in_background(serve: Callable[[Ready], int], path: str, *, log_file: str
     os.close(writer)
     os.close(log_fd)
     os.waitpid(child, 0)
-    _wait(reader, path, log_file)
+    _wait(reader, limit, path, log_file)
     log.info('\033[92mOK\033[0m, %s is ready at "%s"', name, path)
     return 0
 
@@ -55,14 +60,11 @@ def _serve_detached(serve: Callable[[Ready], int], log_fd: int, writer: int, *, 
         if syslog:
             logs.add_syslog()
 
-        def ready() -> None:
-            os.write(writer, b"1")
-
-        code = serve(ready)
-    except UserError as error:
-        log.critical("%s", error)
-    except BaseException:
-        log.exception("the mount process failed")
+        code = serve(lambda: _tell(writer, READY))
+    except BaseException as error:
+        reason = failures.line(error)
+        log.critical("%s", reason)
+        _tell(writer, reason.encode()[:LONGEST_REASON])
     finally:
         logging.shutdown()
         sys.stdout.flush()
@@ -70,18 +72,35 @@ def _serve_detached(serve: Callable[[Ready], int], log_fd: int, writer: int, *, 
         os._exit(code)
 
 
-def _wait(reader: int, path: str, log_file: str) -> None:
+def _tell(writer: int, word: bytes) -> None:
+    """To the caller of the command, if it still waits.  The descriptor stays open: its number must not be another's."""
+    try:
+        os.write(writer, word)
+    except BrokenPipeError:
+        log.debug("nobody waits any more for how the start went")
+
+
+def _timeout() -> float:
+    text = os.environ.get("JFS_MOUNT_TIMEOUT") or str(DEFAULT_TIMEOUT_S)
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f'Invalid value "{text}" for JFS_MOUNT_TIMEOUT: seconds are wanted') from None
+
+
+def _wait(reader: int, limit: float, path: str, log_file: str) -> None:
     """Until the daemon says that it is ready.  UserError where it ends first or takes too long."""
-    limit = float(os.environ.get("JFS_MOUNT_TIMEOUT") or DEFAULT_TIMEOUT_S)
     deadline = time.monotonic() + limit
     try:
         while (left := deadline - time.monotonic()) > 0:
             if not select.select([reader], [], [], min(left, 0.5))[0]:
                 print(".", end="", flush=True)
                 continue
-            if os.read(reader, 1):
+            word = os.read(reader, LONGEST_REASON)
+            if word == READY:
                 return
-            raise UserError(f'The mount process for {path} ended, please check the log ("{log_file}")')
+            reason = word.decode(errors="replace") or f"the mount process for {path} ended"
+            raise UserError(f'{reason}; please check the log ("{log_file}")')
     finally:
         os.close(reader)
     print()

@@ -142,7 +142,7 @@ def command(arguments: tuple[str, ...], **options: Any) -> int:
     mounting.require_fuse()
     from jfs.commands import mounted
 
-    mounted.check_volume(url, read_only=options["read_only"])
+    name = mounted.check_volume(url, read_only=options["read_only"])
     options["kernel_options"] = mounting.kernel_options(words, name="", read_only=options["read_only"])
     _check_numbers(options)
     path = mounting.prepare_mount_point(mount_point, nonempty=options["force"] or "nonempty" in words)
@@ -156,7 +156,7 @@ def command(arguments: tuple[str, ...], **options: Any) -> int:
         path,
         log_file=options["log"] or default_log(),
         syslog=not options["no_syslog"],
-        name=mounted.volume_name(url),
+        name=name,
     )
 
 

@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import resource
 import signal
 from collections.abc import Callable
 from typing import Any, Final
@@ -11,16 +12,16 @@ import pyfuse3
 import trio
 
 import jfs
-from jfs.errors import UserError
+from jfs.errors import CorruptRecord, FsError, StoreError, UserError
 from jfs.fuse import mounting, polling
 from jfs.fuse.adapter import Adapter, Timeouts
-from jfs.meta import volume_format
+from jfs.meta import inodes, volume_format
 from jfs.meta.client import ClientOptions
 from jfs.meta.engines import open_engine
 from jfs.meta.run import read, run_inline
-from jfs.meta.settings import Settings
+from jfs.meta.types import ROOT_INO
 from jfs.vfs.vfs import Vfs, VfsOptions
-from jfs.volume import Volume, open_volume
+from jfs.volume import Volume, open_volume, refuse_unsupported
 
 log = logging.getLogger(__name__)
 
@@ -28,36 +29,40 @@ NANO: Final = 1_000_000_000
 UNMOUNT_S: Final = 5.0
 """After a signal: so long files that are still open keep being served."""
 
+MOST_FILES: Final = 100_000
 EXIT_VOLUME_GONE: Final = 11
 
 
-def _settings(url: str) -> Settings:
+def check_volume(url: str, *, read_only: bool) -> str:
+    """The volume's name.  UserError or CorruptRecord, before anything is changed, where it cannot be mounted so."""
     engine = open_engine(url)
     try:
-        return run_inline(read(engine, volume_format.load_settings))
+        settings = run_inline(read(engine, volume_format.load_settings))
+        run_inline(read(engine, inodes.getattr, ROOT_INO))
+    except FsError as error:
+        raise UserError(f"the root directory of the volume cannot be read: {error}; `jfs fsck` tells more") from error
     finally:
         run_inline(engine.close())
-
-
-def volume_name(url: str) -> str:
-    return _settings(url).name
-
-
-def check_volume(url: str, *, read_only: bool) -> None:
-    """UserError before anything is changed: no volume there, or one that this version cannot mount so."""
-    from jfs.volume import refuse_unsupported
-
-    settings = _settings(url)
     refuse_unsupported(settings)
     if settings.enable_acl and not read_only:
         raise UserError("this volume has ACLs enabled, which jfs does not support yet: use --read-only")
     if settings.change_log and not read_only:
         raise UserError("this volume has its change log on, which jfs does not write yet: use --read-only")
+    return settings.name
 
 
 def serve(url: str, path: str, options: dict[str, Any], *, ready: Callable[[], None] | None = None) -> int:
     """Mount and serve until unmounted or told to stop; the exit code."""
+    raise_file_limit()
     return trio.run(_serve, url, path, options, ready)
+
+
+def raise_file_limit() -> None:
+    """Transfers, cached descriptors and the database share one limit, which is low by default."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def _serve(url: str, path: str, options: dict[str, Any], ready: Callable[[], None] | None) -> int:
@@ -104,12 +109,12 @@ class Mounted:
             ),
         )
         self._stopping = trio.Event()
-        meta.on_fatal = self._fatal
+        meta.on_fatal = lambda why: self._fail(why, EXIT_VOLUME_GONE)
 
-    def _fatal(self, why: str) -> None:
-        """The volume is gone: end, so that nobody believes in the mount."""
+    def _fail(self, why: str, code: int) -> None:
+        """End, so that nobody believes in the mount."""
         log.critical("%s", why)
-        self._code = EXIT_VOLUME_GONE
+        self._code = self._code or code
         self._stopping.set()
 
     async def run(self) -> int:
@@ -128,7 +133,8 @@ class Mounted:
             await meta.close_session()
             raise UserError(f"cannot mount on {self._path}: {error}") from error
         await self._serve_kernel()
-        log.info('The juicefs mount process exit successfully, mountpoint: "%s"', self._path)
+        if not self._code:
+            log.info('The juicefs mount process exit successfully, mountpoint: "%s"', self._path)
         return self._code
 
     def _adapter(self) -> Adapter:
@@ -148,10 +154,10 @@ class Mounted:
     async def _serve_kernel(self) -> None:
         try:
             async with trio.open_nursery() as nursery:
+                await nursery.start(self._watch_signals)
                 await nursery.start(self._vfs.run)
                 nursery.start_soon(self._announce)
                 nursery.start_soon(self._stop_on_request)
-                await nursery.start(self._watch_signals)
                 settle()
                 await pyfuse3.main(min_tasks=1, max_tasks=64)
                 with trio.CancelScope(shield=True):
@@ -163,12 +169,20 @@ class Mounted:
     async def _end(self) -> None:
         """Nothing comes from the kernel any more: store what is buffered."""
         log.info('flush buffered data in "%s"', self._path)
-        await self._vfs.close()
-        log.info("close session: OK")
+        try:
+            await self._vfs.close()
+        except (FsError, CorruptRecord, StoreError, OSError) as error:
+            self._fail(f"the mount did not end in order, what was written last may be lost: {error}", 1)
+        else:
+            log.info("close session: OK")
 
     async def _announce(self) -> None:
         """Once the kernel shows the mount: tune it, and say so."""
-        await trio.to_thread.run_sync(os.stat, self._path, abandon_on_cancel=True)
+        try:
+            await trio.to_thread.run_sync(os.stat, self._path, abandon_on_cancel=True)
+        except OSError as error:
+            self._fail(f"the mount does not answer: {error}", 1)
+            return
         await trio.to_thread.run_sync(mounting.tune_kernel, self._path)
         if self._ready is not None:
             self._ready()

@@ -140,6 +140,8 @@ def require_fuse() -> None:
         raise UserError(
             "FUSE is not available: /dev/fuse is missing (load the kernel module fuse, or pass the device on)"
         )
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise UserError("FUSE is not available: /dev/fuse may not be opened by this user")
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
         raise UserError("FUSE is not available: fusermount3 is missing (install the package fuse3)")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounts import JFS, Volume, format_volume
+from tests.mounts import JFS, Volume, format_volume, is_mounted
 
 FATAL = re.compile(r"<FATAL>: (.*) \[\w+@\w+\.py:\d+\]$", re.MULTILINE)
 
@@ -153,6 +153,42 @@ def test_a_newer_metadata_version(tmp_path: Path) -> None:
     assert "version" in refused("mount", volume.url, tmp_path / "m")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("update jfs_node set mode = 'x' where inode = 1", "corrupt record node 1"),
+        ("update jfs_node set type = 99 where inode = 1", "corrupt record node 1"),
+        ("delete from jfs_node where inode = 1", "the root directory of the volume cannot be read"),
+        ("update jfs_counter set value = 'abc' where name = 'usedSpace'", "corrupt record counter usedSpace"),
+        ("update jfs_setting set value = '{'", "corrupt record setting"),
+    ],
+)
+@pytest.mark.parametrize("mode", [["-f"], ["-d", "--log", "log"]])
+def test_a_mount_names_the_record_that_is_corrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, message: str, mode: list[str]
+) -> None:
+    volume = format_volume(JFS, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    connection = sqlite3.connect(volume.database)
+    connection.execute(change)
+    connection.commit()
+    connection.close()
+    assert message in refused("mount", volume.url, tmp_path / "m", *mode)
+    assert not is_mounted(tmp_path / "m")
+
+
+def test_a_mount_in_the_background_says_why_it_failed(volume: Volume, tmp_path: Path) -> None:
+    said = refused("mount", "-d", "--log", tmp_path / "log", "--subdir", "n" * 256, volume.url, tmp_path / "m")
+    assert re.search(rf'^subdir .*: File name too long; please check the log \("{tmp_path}/log"\)$', said)
+    assert "File name too long" in (tmp_path / "log").read_text()
+
+
+def test_a_malformed_time_limit(volume: Volume, tmp_path: Path) -> None:
+    said = refused("mount", "-d", volume.url, tmp_path / "m", JFS_MOUNT_TIMEOUT="soon")
+    assert said == 'Invalid value "soon" for JFS_MOUNT_TIMEOUT: seconds are wanted'
+    assert not is_mounted(tmp_path / "m")
+
+
 def test_a_busy_or_full_mount_point(volume: Volume, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     assert "is not empty" in refused("mount", volume.url, tmp_path)
@@ -179,11 +215,19 @@ def test_help_goes_to_stdout(line: str) -> None:
     assert done.stderr == ""
 
 
-def test_fuse_missing(volume: Volume, tmp_path: Path) -> None:
-    """In a mount name space of its own, where /dev is empty."""
+@pytest.mark.parametrize(
+    ("device", "why"),
+    [
+        ("true", "/dev/fuse is missing"),
+        ("mknod -m 600 /dev/fuse c 10 229", "/dev/fuse may not be opened by this user"),
+    ],
+)
+def test_fuse_missing(volume: Volume, tmp_path: Path, device: str, why: str) -> None:
+    """In a mount name space of its own, where /dev has no FUSE or one that root alone, with its powers, may open."""
     done = subprocess.run(
         [
-            *("unshare", "-m", "sh", "-c", 'mount -t tmpfs none /dev && "$@"', "sh"),
+            *("unshare", "-m", "sh", "-c", f'mount -t tmpfs none /dev && {device} && chown -f 1 /dev/fuse; "$@"', "sh"),
+            *("setpriv", "--bounding-set=-all", "--inh-caps=-all"),
             *(JFS.binary, "mount", volume.url, tmp_path / "m"),
         ],
         capture_output=True,
@@ -191,5 +235,5 @@ def test_fuse_missing(volume: Volume, tmp_path: Path) -> None:
         stdin=subprocess.PIPE,
     )
     assert done.returncode == 1
-    assert "FUSE is not available: /dev/fuse is missing" in done.stderr
+    assert f"FUSE is not available: {why}" in done.stderr
     assert list(tmp_path.iterdir()) == []

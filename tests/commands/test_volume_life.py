@@ -169,6 +169,25 @@ def test_a_signal_while_a_file_is_open_stores_what_was_written(volume: Volume) -
         assert (mount.path / "f").read_bytes() == b"x" * 100_000
 
 
+def test_a_mount_that_cannot_store_its_last_writes_says_so(volume: Volume) -> None:
+    expected = [
+        "flushing 1 objects to disk",
+        "sync failed",
+        "the mount did not end in order, what was written last may",
+    ]
+    with volume.mounted(JFS, expect_log=expected) as mount:
+        (mount.path / "f").write_bytes(b"x" * 100_000)
+        away = volume.store.rename(volume.folder / "away")
+        volume.store.write_bytes(b"")
+        mount.process.send_signal(signal.SIGTERM)
+        assert mount.process.wait(20) == 1
+        assert not is_mounted(mount.path)
+        assert len(re.findall("<FATAL>", mount.log.read_text())) == 1
+    volume.store.unlink()
+    away.rename(volume.store)
+    assert sessions(volume) == []
+
+
 def test_a_dead_mount_point_is_replaced(volume: Volume) -> None:
     with volume.mounted(JFS) as mount:
         (mount.path / "f").write_text("kept")
