@@ -18,7 +18,7 @@ from jfs.meta.transaction import Engine
 from jfs.meta.types import ROOT, ROOT_INO, Slice
 from jfs.meta.volume_format import create_volume
 from jfs.object.memory import MemoryStore
-from jfs.object.store import Buffer
+from jfs.object.store import Buffer, ObjectStore
 from jfs.vfs.handles import Handle
 from jfs.vfs.vfs import Vfs, VfsOptions
 
@@ -71,7 +71,7 @@ class ScriptedStore(MemoryStore):
 class Mounted:
     """The parts of a mount, and the few calls that tests make over and over."""
 
-    def __init__(self, vfs: Vfs, meta: MetaClient, store: ScriptedStore) -> None:
+    def __init__(self, vfs: Vfs, meta: MetaClient, store: Any) -> None:
         self.vfs = vfs
         self.meta = meta
         self.store = store
@@ -108,7 +108,7 @@ class Mounted:
 async def mounted(
     *,
     engine: Engine | None = None,
-    store: ScriptedStore | None = None,
+    store: ObjectStore | None = None,
     options: VfsOptions | None = None,
     **changes: Any,
 ) -> AsyncGenerator[Mounted, None]:
@@ -126,9 +126,7 @@ async def mounted(
 
 
 @asynccontextmanager
-async def mount(
-    engine: Engine, store: ScriptedStore, options: VfsOptions | None = None
-) -> AsyncGenerator[Mounted, None]:
+async def mount(engine: Engine, store: ObjectStore, options: VfsOptions | None = None) -> AsyncGenerator[Mounted, None]:
     """A mount of a volume that exists."""
     meta = await MetaClient.connect(engine, ClientOptions())
     await meta.start_session()
@@ -139,7 +137,8 @@ async def mount(
         try:
             yield Mounted(vfs, meta, store)
         finally:
-            store.may_put.set()
+            if isinstance(store, ScriptedStore):
+                store.may_put.set()
             await vfs.close()
     await blocks.close()
 
