@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 TICK = os.sysconf("SC_CLK_TCK")
+WARM_BLOCKS = 1024
 
 
 class Mounted:
@@ -66,7 +67,7 @@ def mounted(program: str, folder: Path) -> Iterator[Mounted]:
     try:
         yield Mounted(program, path)
     finally:
-        settle(0.5)
+        time.sleep(0.5)
         run(["umount", str(path)])
         deadline = time.monotonic() + 30
         while Mounted(program, path).processes() and time.monotonic() < deadline:
@@ -82,10 +83,15 @@ def run(words: list[str], **more: object) -> str:
 
 
 def settle(seconds: float = 1.0) -> None:
-    """Let disks and mounts come to rest, and make memory that the machine's host had taken back ours again."""
+    """Let disks and mounts come to rest, and take back memory that the machine's host has reclaimed.
+
+    Such memory is slow on its first use, and file data lands in it: so it is the page cache that is filled, and let go.
+    """
     os.sync()
-    warm = bytearray(3 << 30)
-    for place in range(0, len(warm), 4096):
-        warm[place] = 1
-    del warm
+    warm = Path(os.environ["JFS_BENCH_FOLDER"], "warm")
+    block = bytes(4 << 20)
+    with warm.open("wb", buffering=0) as file:
+        for _ in range(WARM_BLOCKS):
+            file.write(block)
+    warm.unlink()
     time.sleep(seconds)
