@@ -143,7 +143,7 @@ def command(arguments: tuple[str, ...], **options: Any) -> int:
     from jfs.commands import mounted
 
     name = mounted.check_volume(url, read_only=options["read_only"])
-    options["kernel_options"] = mounting.kernel_options(words, name="", read_only=options["read_only"])
+    options["kernel_options"] = mounting.kernel_options(words, name=name, read_only=options["read_only"])
     _check_numbers(options)
     path = mounting.prepare_mount_point(mount_point, nonempty=options["force"] or "nonempty" in words)
     url = absolute_url(url)  # before the background process changes its directory

@@ -128,7 +128,7 @@ class Mounted:
         polling.install()
         adapter = self._adapter()
         try:
-            pyfuse3.init(adapter, self._path, self._kernel_options(name))
+            pyfuse3.init(adapter, self._path, self._options["kernel_options"])
         except RuntimeError as error:
             await meta.close_session()
             raise UserError(f"cannot mount on {self._path}: {error}") from error
@@ -146,10 +146,6 @@ class Mounted:
             negative=options["negative_entry_cache"],
         )
         return Adapter(self._vfs, timeouts, xattrs=options["enable_xattr"])
-
-    def _kernel_options(self, name: str) -> set[str]:
-        words = [word for word in self._options["kernel_options"] if not word.startswith("fsname=")]
-        return {*words, f"fsname={os.environ.get('FSTAB_NAME_PREFIX', 'JuiceFS:')}{name}"}
 
     async def _serve_kernel(self) -> None:
         try:
