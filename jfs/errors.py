@@ -51,3 +51,10 @@ class ObjectMissing(StoreError):
 
 class BadObject(StoreError):
     """An object or block whose bytes are not what its name or checksum promises.  EIO, never wrong bytes."""
+
+
+def first_of(group: BaseExceptionGroup[StoreError]) -> StoreError:
+    """One of the failures of several requests made at once: whoever asked for the bytes wants no groups."""
+    for error in group.exceptions:
+        return first_of(error) if isinstance(error, BaseExceptionGroup) else error
+    raise AssertionError("an empty exception group")

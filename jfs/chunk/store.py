@@ -19,7 +19,7 @@ from jfs.chunk.layout import block_key, block_keys, block_length, block_ranges
 from jfs.chunk.memory_cache import BlockCache, MemoryCache
 from jfs.chunk.options import ChunkOptions
 from jfs.chunk.stats import ChunkStats, ObjectCounts
-from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull
+from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull, first_of
 from jfs.object.retry import Retry
 from jfs.object.store import Buffer, ObjectStore
 
@@ -133,8 +133,7 @@ class BlockStore:
                 for place, (index, inside, part) in enumerate(ranges):
                     nursery.start_soon(fill, place, index, inside, part)
         except* StoreError as group:
-            first = _first_error(group)
-            raise first from None
+            raise first_of(group) from None
         return b"".join(parts)
 
     async def _read_part(self, slice_id: int, index: int, size: int, inside: int, length: int) -> Buffer:
@@ -357,10 +356,3 @@ def _counted(counts: ObjectCounts, call: Callable[[], T]) -> T:
     finally:
         counts.requests += 1
         counts.seconds += time.perf_counter() - start
-
-
-def _first_error(group: BaseExceptionGroup[StoreError]) -> StoreError:
-    """One of several failures, the callers want no groups."""
-    for error in group.exceptions:
-        return _first_error(error) if isinstance(error, BaseExceptionGroup) else error
-    raise AssertionError("an empty exception group")

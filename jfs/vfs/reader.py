@@ -5,14 +5,13 @@ or sees that others changed the file.  The usual read lies in one segment whose 
 waiting.  Holes are zeros and cost nothing.
 """
 
-import errno
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from jfs.errors import FsError, ObjectMissing, StoreError
+from jfs.errors import ObjectMissing, StoreError, first_of
 from jfs.meta.slices import Segment, visible
 from jfs.meta.types import CHUNK_SIZE, Ino, Slice
 
@@ -71,11 +70,9 @@ class Reader:
         self._max_readahead = max_readahead
         self.on_records: Callable[[Ino, int, int], None] = _ignore
         """(inode, chunk, records or segments in it), when there are many."""
-        self.reads = 0
 
     async def read(self, file: "OpenFile", handle: "Handle", offset: int, size: int) -> Bytes:
         """The bytes of [offset, offset+size), fewer at the end of the file.  Raises StoreError, CorruptRecord, FsError."""
-        self.reads += 1
         # The range is settled before the flush: what is written while it waits would be read as zeros.
         size = min(size, file.length - offset)
         if size <= 0:
@@ -187,7 +184,7 @@ class Reader:
                     for piece in missing:
                         nursery.start_soon(fill, *piece)
             except* StoreError as group:
-                raise _first(group) from None
+                raise first_of(group) from None
 
     async def _look_ahead(self, file: "OpenFile", handle: "Handle", offset: int, end: int) -> None:
         """A handle that reads on and on gets the next blocks before it asks."""
@@ -223,13 +220,6 @@ class Reader:
             self._blocks.prefetch(segment.id, segment.size, number)
             end = min(end, pos + block_size - inside)
         return index * CHUNK_SIZE + end
-
-
-def _first(group: BaseExceptionGroup[StoreError]) -> StoreError:
-    """One of several failures: the caller of read(2) wants no groups."""
-    for error in group.exceptions:
-        return _first(error) if isinstance(error, BaseExceptionGroup) else error
-    raise FsError(errno.EIO)
 
 
 def _ignore(ino: Ino, index: int, records: int) -> None:
