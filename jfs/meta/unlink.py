@@ -63,10 +63,7 @@ async def unlink(
     skip_mtime_ns: int = 0,
 ) -> Removed:
     """Remove a dentry; the inode goes with its last link.  Raises ENOENT, EPERM, EACCES (POSIX unlink(2))."""
-    require_old_name(name)
-    folder = require_directory(await tx.attr(parent))
-    require_may_empty(parent, folder, cred)
-    entry = await tx.lookup(parent, name)
+    folder, entry = await _find(tx, cred, parent, name)
     if entry is None:
         return await _drop_dangling(tx, parent, name)
     if entry.attr.type == TYPE_DIR:
@@ -97,10 +94,7 @@ async def rmdir(
     Unlike the peer's, its statistics go with it into the trash: clients may have more to add, which has to sum up if it
     is restored.
     """
-    require_old_name(name)
-    folder = require_directory(await tx.attr(parent))
-    require_may_empty(parent, folder, cred)
-    entry = await tx.lookup(parent, name)
+    folder, entry = await _find(tx, cred, parent, name)
     if entry is None:
         return await _drop_dangling(tx, parent, name)
     require_directory(entry.attr)
@@ -111,6 +105,14 @@ async def rmdir(
     names_changed(tx, parent, folder, now_ns, subdirs=-1, skip_mtime_ns=skip_mtime_ns)
     removal = Removal(None if skip_trash else hour, opened, sid, now_ns)
     return await discard(tx, parent, name, entry, removal)
+
+
+async def _find(tx: Transaction, cred: Cred, parent: Ino, name: bytes) -> tuple[Attr, Entry | None]:
+    """The directory that a name is to leave, and what the name points at; None where the inode or the name is missing."""
+    require_old_name(name)
+    folder = require_directory(await tx.attr(parent))
+    require_may_empty(parent, folder, cred)
+    return folder, await tx.lookup(parent, name)
 
 
 async def _drop_dangling(tx: Transaction, parent: Ino, name: bytes) -> Removed:
