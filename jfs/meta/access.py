@@ -6,6 +6,7 @@ from typing import Final
 
 from jfs.errors import FsError
 from jfs.meta.types import (
+    DIR_LENGTH,
     FLAG_APPEND,
     FLAG_IMMUTABLE,
     FLAG_SKIP_TRASH,
@@ -122,6 +123,20 @@ def require_outside_trash(ino: Ino, attr: Attr) -> None:
     """What is in the trash stays as it was."""
     if is_trash(ino) or attr.parent > TRASH_INO:
         raise FsError(errno.EPERM)
+
+
+def folder_attr(mode: int, parent: Ino, now_ns: int, *, nlink: int = 2) -> Attr:
+    """A directory that belongs to the volume itself and to root: the root, the trash, its hours."""
+    return Attr(
+        type=TYPE_DIR,
+        mode=mode,
+        atime_ns=now_ns,
+        mtime_ns=now_ns,
+        ctime_ns=now_ns,
+        nlink=nlink,
+        length=DIR_LENGTH,
+        parent=parent,
+    )
 
 
 def new_attr(folder: Attr, parent: Ino, cred: Cred, attr_type: int, mode: int, now_ns: int) -> Attr:

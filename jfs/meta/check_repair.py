@@ -3,16 +3,14 @@
 import time
 from typing import Final
 
-from jfs.meta.access import usage
+from jfs.meta.access import folder_attr, usage
 from jfs.meta.files import sustained_gone
 from jfs.meta.transaction import Transaction
 from jfs.meta.types import (
-    DIR_LENGTH,
     ROOT_INO,
     TRASH_INO,
     TYPE_DIR,
     TYPE_FILE,
-    Attr,
     DeletedFile,
     Dentry,
     Ino,
@@ -48,8 +46,7 @@ async def _make_folder(tx: Transaction, ino: Ino, mode: int) -> None:
         return
     now_ns = time.time_ns()
     nlink = 2 + await _subdirs(tx, ino) if ino != TRASH_INO else 2
-    attr = Attr(TYPE_DIR, mode, 0, 0, now_ns, now_ns, now_ns, nlink, DIR_LENGTH, parent=ROOT_INO)
-    tx.put_attr(ino, attr)
+    tx.put_attr(ino, folder_attr(mode, ROOT_INO, now_ns, nlink=nlink))
 
 
 async def _subdirs(tx: Transaction, ino: Ino) -> int:

@@ -6,8 +6,9 @@ import time
 from typing import Final
 
 from jfs.errors import FsError
+from jfs.meta.access import folder_attr
 from jfs.meta.transaction import Transaction
-from jfs.meta.types import DIR_LENGTH, MAX_NAME, TRASH_INO, TYPE_DIR, Attr, Dentry, DirStat, Ino, charged_space
+from jfs.meta.types import MAX_NAME, TRASH_INO, TYPE_DIR, Dentry, DirStat, Ino, charged_space
 
 _HOUR_FORMAT: Final = "%Y-%m-%d-%H"
 _PAGE: Final = 1000
@@ -39,19 +40,7 @@ async def ensure_hour(tx: Transaction, now_ns: int) -> Ino:
         return dentry.ino
     ino = TRASH_INO + await tx.add_counter("nextTrash", 1)
     tx.put_dentry(TRASH_INO, name, Dentry(TYPE_DIR, ino))
-    tx.put_attr(
-        ino,
-        Attr(
-            type=TYPE_DIR,
-            mode=0o555,
-            atime_ns=now_ns,
-            mtime_ns=now_ns,
-            ctime_ns=now_ns,
-            nlink=2,
-            length=DIR_LENGTH,
-            parent=TRASH_INO,
-        ),
-    )
+    tx.put_attr(ino, folder_attr(0o555, TRASH_INO, now_ns))
     tx.put_dir_stat(ino, DirStat())
     tx.charge(charged_space(0), 1)
     return ino

@@ -3,9 +3,10 @@
 from typing import Final
 
 from jfs.errors import NotFormatted, UserError
+from jfs.meta.access import folder_attr
 from jfs.meta.settings import Settings
 from jfs.meta.transaction import Transaction
-from jfs.meta.types import DIR_LENGTH, ROOT_INO, TRASH_INO, TYPE_DIR, Attr, DirStat
+from jfs.meta.types import ROOT_INO, TRASH_INO, DirStat
 
 FIXED_FIELDS: Final = {
     "name": "name",
@@ -43,30 +44,14 @@ async def create_volume(tx: Transaction, settings: Settings, now_ns: int) -> Non
     """Write the first records of a new volume.  UserError where there is one already."""
     if await tx.settings() is not None:
         raise UserError("the database is formatted already")
-    _put_folder(tx, ROOT_INO, 0o777, now_ns)
+    tx.put_attr(ROOT_INO, folder_attr(0o777, ROOT_INO, now_ns))
     if settings.trash_days > 0:
-        _put_folder(tx, TRASH_INO, 0o555, now_ns)
+        tx.put_attr(TRASH_INO, folder_attr(0o555, ROOT_INO, now_ns))
     if settings.dir_stats:
         tx.put_dir_stat(ROOT_INO, DirStat())  # or several first clients would each count what the others still book
     for name, value in FIRST_COUNTERS.items():
         tx.put_counter(name, value)
     tx.put_settings(settings.text())
-
-
-def _put_folder(tx: Transaction, ino: int, mode: int, now_ns: int) -> None:
-    tx.put_attr(
-        ino,
-        Attr(
-            type=TYPE_DIR,
-            mode=mode,
-            atime_ns=now_ns,
-            mtime_ns=now_ns,
-            ctime_ns=now_ns,
-            nlink=2,
-            length=DIR_LENGTH,
-            parent=ROOT_INO,
-        ),
-    )
 
 
 async def update_settings(tx: Transaction, settings: Settings, now_ns: int, *, force: bool = False) -> Settings:
@@ -79,7 +64,7 @@ async def update_settings(tx: Transaction, settings: Settings, now_ns: int, *, f
         require_compatible(old, settings)
     settings.uuid = old.uuid
     if settings.trash_days > 0 and await tx.attr(TRASH_INO) is None:
-        _put_folder(tx, TRASH_INO, 0o555, now_ns)
+        tx.put_attr(TRASH_INO, folder_attr(0o555, ROOT_INO, now_ns))
     if settings.dir_stats and not old.dir_stats:
         await _drop_dir_stats(tx)
     tx.put_settings(settings.text())

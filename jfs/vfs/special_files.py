@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from jfs.errors import FsError
-from jfs.meta.types import DIR_LENGTH, ROOT_INO, TRASH_INO, TYPE_DIR, TYPE_FILE, Attr, Entry, Ino
+from jfs.meta.access import folder_attr
+from jfs.meta.types import ROOT_INO, TRASH_INO, TYPE_FILE, Attr, Entry, Ino
 from jfs.vfs.access_log import AccessLogReader
 from jfs.vfs.stats import stats_text
 
@@ -87,17 +88,7 @@ class SpecialFiles:
 
     def trash_attr(self) -> Attr:
         """What `.trash` looks like on a volume that has kept no trash yet."""
-        known = self._attrs[CONFIG_INO]
-        return Attr(
-            TYPE_DIR,
-            mode=0o555,
-            atime_ns=known.ctime_ns,
-            mtime_ns=known.ctime_ns,
-            ctime_ns=known.ctime_ns,
-            nlink=2,
-            length=DIR_LENGTH,
-            parent=ROOT_INO,
-        )
+        return folder_attr(0o555, ROOT_INO, self._attrs[CONFIG_INO].ctime_ns)
 
     def listed(self, ino: Ino) -> list[tuple[bytes, Ino, Attr]]:
         """What a listing of this directory shows besides its own names."""
