@@ -22,7 +22,7 @@ from jfs.chunk.eviction import Block, expired, victims
 from jfs.chunk.layout import parse_name
 from jfs.chunk.options import ChunkOptions
 from jfs.chunk.stats import CacheCounts
-from jfs.object.file import write_all
+from jfs.object.file import publish
 
 WRITE_QUEUE: Final = 32
 BLOCK_OVERHEAD: Final = 4096
@@ -220,19 +220,8 @@ class CacheDir:
             fd = self._create(temp)
         except FileExistsError:
             return  # another process is writing the same block
-        try:
-            try:
-                os.fchmod(fd, self._options.cache_mode)
-                write_all(fd, data)
-                if self._options.verify_cache_checksum != "none":
-                    write_all(fd, checksum.tail_of(data))
-            finally:
-                os.close(fd)
-            os.rename(temp, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temp)
-            raise
+        tail = checksum.tail_of(data) if self._options.verify_cache_checksum != "none" else b""
+        publish(fd, temp, path, data, tail, mode=self._options.cache_mode)
         self._errors = 0
         self._counts.writes += 1
         self._counts.write_bytes += len(data)

@@ -55,6 +55,23 @@ def syncfs(fd: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
+def publish(fd: int, temp: str, path: str, *parts: Buffer, mode: int | None = None) -> None:
+    """Fill the new file `temp`, close it and give it its name, with these permissions; a failure leaves neither."""
+    try:
+        try:
+            if mode is not None:
+                os.fchmod(fd, mode)
+            for part in parts:
+                write_all(fd, part)
+        finally:
+            os.close(fd)
+        os.rename(temp, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temp)
+        raise
+
+
 def write_all(fd: int, data: Buffer) -> None:
     """write(2) until everything is written."""
     written = os.write(fd, data)
@@ -105,17 +122,7 @@ class FileStore:
         folder, base = os.path.split(path)
         temp = f"{folder}/{TEMP_PREFIX}{base[:200]}{TEMP_MARK}{next(self._serial)}{random.getrandbits(16)}"
         try:
-            fd = self._open_new(temp, folder)
-            try:
-                try:
-                    write_all(fd, data)
-                finally:
-                    os.close(fd)
-                os.rename(temp, path)
-            except BaseException:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temp)
-                raise
+            publish(self._open_new(temp, folder), temp, path, data)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StoreFull(f"put {key}: {error.strerror}") from error

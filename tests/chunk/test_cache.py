@@ -450,7 +450,7 @@ def test_a_full_disk_makes_room_and_is_no_failure(tmp_path: Path, monkeypatch: p
     folder = quiet_dir(tmp_path)
     before = fill(folder, 4)
     folder.scan()
-    monkeypatch.setattr("jfs.chunk.cache_dir.write_all", fail_full)
+    monkeypatch.setattr("jfs.object.file.write_all", fail_full)
     for number in range(50, 54):
         add_now(folder, key_of(number))
         assert not folder.holds(key_of(number))
