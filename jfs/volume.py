@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROBE_BYTES: Final = 100
-PROBE_TRIES: Final = 3
 UUID_KEY: Final = "juicefs_uuid"
 
 

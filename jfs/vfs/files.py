@@ -98,8 +98,6 @@ class OpenFileTable:
             file = self._files[ino] = OpenFile(ino, attr, self._context)
         else:
             file.opens += 1
-            file.refresh(attr)
-            file.forget_records()
         return file
 
     def leave(self, file: OpenFile) -> None:

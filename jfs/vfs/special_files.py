@@ -29,7 +29,6 @@ CONFIG_INO: Final = 0x7FFFFFFF00000004
 
 NAMES: Final = {"accesslog": ACCESS_LOG_INO, "control": CONTROL_INO, "stats": STATS_INO, "config": CONFIG_INO}
 MODES: Final = {ACCESS_LOG_INO: 0o400, CONTROL_INO: 0o666, STATS_INO: 0o444, CONFIG_INO: 0o400}
-CONTROL_NAME: Final = b".control"
 
 _HEADER: Final = struct.Struct(">II")
 

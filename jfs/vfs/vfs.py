@@ -30,7 +30,7 @@ from jfs.vfs.durability import Durability
 from jfs.vfs.files import OpenFile, OpenFileTable
 from jfs.vfs.handles import Handle, HandleTable
 from jfs.vfs.reader import Reader
-from jfs.vfs.special_files import CONTROL_NAME, SpecialFiles, is_special
+from jfs.vfs.special_files import SpecialFiles, is_special
 from jfs.vfs.writer import WriteContext
 
 log = logging.getLogger(__name__)
@@ -150,9 +150,6 @@ class Vfs:
             return Entry(TRASH_INO, await self._trash_attr())
         entry = await self.meta.lookup(cred, parent, name)
         return self._with_unflushed(entry)
-
-    def forget(self, ino: Ino) -> None:
-        """The kernel no longer knows the inode; nothing here is kept for it."""
 
     async def mknod(self, cred: Cred, parent: Ino, name: bytes, mode: int, rdev: int) -> Entry:
         self.special.refuse_creation(parent, name)
@@ -277,7 +274,7 @@ class Vfs:
     async def create(self, cred: Cred, parent: Ino, name: bytes, mode: int, flags: int) -> tuple[Entry, Handle]:
         self.special.refuse_creation(parent, name)
         entry = await self.meta.create(cred, parent, name, mode, flags)
-        file = self.files.enter(entry.ino, entry.attr)
+        file = self._enter(entry.ino, entry.attr)
         handle = self._new_handle(cred, file, flags)
         if flags & os.O_TRUNC and handle.writable and entry.attr.length:
             await self._empty(cred, handle, entry.ino)
@@ -287,18 +284,21 @@ class Vfs:
         if is_special(ino):
             return self.handles.add_special(self.special.open(ino, flags))
         attr = await self.meta.open(cred, ino, flags)
-        file = self.files.get(ino)
-        if file is None:
-            file = self.files.enter(ino, attr)
-        else:
-            file.opens += 1
-            self._refresh(file, attr)
-            file.forget_records()  # what others closed before this open must be seen, whoever wrote last
+        file = self._enter(ino, attr)
         handle = self._new_handle(cred, file, flags)
         if flags & os.O_TRUNC and handle.writable:
             await self._empty(cred, handle, ino)
         handle.keep_cache = not handle.direct_io and self.files.unchanged_since_last_open(ino, attr)
         return handle
+
+    def _enter(self, ino: Ino, attr: Attr) -> OpenFile:
+        """One more handle on the inode: what others closed before this open must be seen, whoever wrote last."""
+        known = self.files.get(ino)
+        file = self.files.enter(ino, attr)
+        if known is not None:
+            self._refresh(file, attr)
+            file.forget_records()
+        return file
 
     def _new_handle(self, cred: Cred, file: OpenFile, flags: int) -> Handle:
         access = flags & ACCESS_MODES
@@ -453,6 +453,3 @@ async def _keep_running(work: Callable[[], Awaitable[None]]) -> None:
 
 def _ignore(ino: Ino) -> None:
     """Nobody caches anything."""
-
-
-__all__ = ["CONTROL_NAME", "Vfs", "VfsOptions"]
