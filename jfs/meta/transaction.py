@@ -263,6 +263,16 @@ class Transaction(Protocol):
         ...
 
 
+def add_dir_delta(dirs: dict[Ino, tuple[int, int, int]], ino: Ino, length: int, space: int, inodes: int) -> None:
+    """Add to what a directory's statistics change by."""
+    was = dirs.get(ino)
+    if was is not None:
+        length += was[0]
+        space += was[1]
+        inodes += was[2]
+    dirs[ino] = (length, space, inodes)
+
+
 class Charges:
     """What a transaction adds to the volume's books: the concrete half of `charge` and `charge_dir`, for every model."""
 
@@ -278,12 +288,7 @@ class Charges:
         self.inodes += inodes
 
     def charge_dir(self, ino: Ino, length: int, space: int, inodes: int) -> None:
-        was = self.dirs.get(ino)
-        if was is not None:
-            length += was[0]
-            space += was[1]
-            inodes += was[2]
-        self.dirs[ino] = (length, space, inodes)
+        add_dir_delta(self.dirs, ino, length, space, inodes)
 
 
 class ChargedTransaction(Transaction, Protocol):

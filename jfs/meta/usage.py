@@ -13,7 +13,7 @@ from jfs.errors import FsError
 from jfs.meta.access import usage
 from jfs.meta.run import read, run
 from jfs.meta.settings import Settings
-from jfs.meta.transaction import Charges, Engine, Transaction
+from jfs.meta.transaction import Charges, Engine, Transaction, add_dir_delta
 from jfs.meta.types import TRASH_INO, TYPE_DIR, DirStat, Ino
 
 DIRS_AT_ONCE: Final = 20
@@ -134,16 +134,8 @@ class Usage:
         """A transaction has committed."""
         self.pending_space += charges.space
         self.pending_inodes += charges.inodes
-        for ino, (length, space, inodes) in charges.dirs.items():
-            self._add_dir(ino, length, space, inodes)
-
-    def _add_dir(self, ino: Ino, length: int, space: int, inodes: int) -> None:
-        was = self.dirs.get(ino)
-        if was is not None:
-            length += was[0]
-            space += was[1]
-            inodes += was[2]
-        self.dirs[ino] = (length, space, inodes)
+        for ino, delta in charges.dirs.items():
+            add_dir_delta(self.dirs, ino, *delta)
 
     def statfs(self, settings: Settings) -> StatFs:
         return statfs_of(settings, self.space + self.pending_space, self.inodes + self.pending_inodes)
@@ -196,13 +188,13 @@ class Usage:
             (stale, negative), _ = await run(engine, add_dir_stats, changes, last)
         except BaseException:
             for ino, delta in changes:
-                self._add_dir(ino, *delta)
+                add_dir_delta(self.dirs, ino, *delta)
             raise
         for ino, delta in changes:
             waited = self._waited.pop(ino, 0)
             if ino in negative and waited < PATIENCE:
                 self._waited[ino] = waited + 1
-                self._add_dir(ino, *delta)
+                add_dir_delta(self.dirs, ino, *delta)
             elif ino in negative:
                 stale.append(ino)
         for ino in stale:
