@@ -72,6 +72,21 @@ def test_objects(store: ObjectStore) -> None:
         raise UserError(f"cannot {step} storage {store.describe()}: {error}") from error
 
 
+def storage_is_tested() -> bool:
+    """Whether commands try a storage out before they believe in it; JFS_NO_CHECK_OBJECT_STORAGE turns that off."""
+    return not os.environ.get("JFS_NO_CHECK_OBJECT_STORAGE")
+
+
+def try_storage(settings: Settings) -> None:
+    """Test the storage that the settings name.  UserError."""
+    store = open_objects(settings, io_retries=0)
+    try:
+        if storage_is_tested():
+            test_objects(store)
+    finally:
+        store.close()
+
+
 def require_empty(store: ObjectStore) -> None:
     """UserError where the volume's part of the bucket holds objects already."""
     for info in store.list():

@@ -1,7 +1,6 @@
 """`jfs config META-URL`: show the settings of a volume, or change those that are given."""
 
 import logging
-import os
 import time
 from typing import Any, Final
 
@@ -13,7 +12,7 @@ from jfs.meta import volume_format
 from jfs.meta.run import read, run, run_inline
 from jfs.meta.settings import Settings, go_json
 from jfs.meta.transaction import Engine
-from jfs.volume import connect, open_objects, test_objects
+from jfs.volume import connect, storage_is_tested, try_storage
 
 log = logging.getLogger(__name__)
 
@@ -84,12 +83,8 @@ def _change(engine: Engine, settings: Settings, given: dict[str, Any], *, yes: b
 
 def _check(engine: Engine, settings: Settings, given: dict[str, Any], *, yes: bool) -> None:
     """The store answers where it is said to be; what would hurt is asked about first."""
-    if ("storage" in given or "bucket" in given) and not os.environ.get("JFS_NO_CHECK_OBJECT_STORAGE"):
-        store = open_objects(settings, io_retries=0)
-        try:
-            test_objects(store)
-        finally:
-            store.close()
+    if ("storage" in given or "bucket" in given) and storage_is_tested():
+        try_storage(settings)
     from jfs.meta.usage import Usage
 
     usage = Usage()

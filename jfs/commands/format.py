@@ -15,7 +15,7 @@ from jfs.meta.engines import LOCAL_SCHEMES, mask_url, open_engine, split_url
 from jfs.meta.run import read, run, run_inline
 from jfs.meta.settings import Settings, check_name, go_json
 from jfs.meta.transaction import Transaction
-from jfs.volume import UUID_KEY, open_objects, require_empty, test_objects
+from jfs.volume import UUID_KEY, open_objects, require_empty, storage_is_tested, test_objects, try_storage
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def _create(url: str, name: str, options: dict[str, Any], text: bytes | None) ->
     require_room(url)
     store = open_objects(settings, io_retries=0)
     try:
-        if not os.environ.get("JFS_NO_CHECK_OBJECT_STORAGE"):
+        if storage_is_tested():
             test_objects(store)
             if text is None:
                 require_empty(store)
@@ -187,12 +187,7 @@ def _update(ctx: click.Context, url: str, name: str, options: dict[str, Any], se
     for field in ("capacity", "inodes", "trash_days"):
         if field in wanted:
             setattr(settings, field, wanted[field])
-    store = open_objects(settings, io_retries=0)
-    try:
-        if not os.environ.get("JFS_NO_CHECK_OBJECT_STORAGE"):
-            test_objects(store)
-    finally:
-        store.close()
+    try_storage(settings)
     _write(url, volume_format.update_settings, settings)
     _report(settings)
 
