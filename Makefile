@@ -45,6 +45,10 @@ $(VENV)/.stamp-test: $(VENV)/.stamp-jfs
 	tools/system-packages test
 	@touch $@
 
+$(VENV)/.stamp-tikv: $(VENV)/.stamp-test tests/tikv/build.py tests/tikv/go.mod tests/tikv/go.sum $(wildcard tests/tikv/*.go)
+	$(BIN)/python -m tests.tikv.build
+	@touch $@
+
 demo: setup
 	@$(SUDO) $(BIN)/python tools/demo.py
 
@@ -54,10 +58,10 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(VENV)/.stamp-test
+test: $(VENV)/.stamp-tikv
 	$(SUDO) $(BIN)/python -m pytest $(TESTS)
 
-bench: $(VENV)/.stamp-test
+bench: $(VENV)/.stamp-tikv
 	$(SUDO) $(BIN)/python -m bench $(BENCH)
 
 docs: setup
@@ -68,4 +72,4 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

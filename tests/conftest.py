@@ -10,8 +10,9 @@ import pytest
 import trio
 
 from tests.deadline import eventually, eventually_async
+from tests.tikv.fixtures import tikv_cluster
 
-__all__ = ["eventually", "eventually_async"]
+__all__ = ["eventually", "eventually_async", "tikv_cluster"]
 
 
 def pytest_configure() -> None:

@@ -1,0 +1,142 @@
+"""A TiKV cluster in one process: started on free ports, paused, killed and restarted on the same ones, always ended."""
+
+import random
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from tests.deadline import eventually
+from tests.tikv.build import build
+
+# Below the range that the kernel and other servers of the tests take ports from.
+LOWEST_PORT, HIGHEST_PORT = 15000, 22767
+
+START_TIME = 30.0
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nothing listens on now."""
+    held: list[socket.socket] = []
+    try:
+        while len(held) < count:
+            candidate = socket.socket()
+            try:
+                candidate.bind(("127.0.0.1", random.randint(LOWEST_PORT, HIGHEST_PORT)))
+            except OSError:
+                candidate.close()
+                continue
+            held.append(candidate)
+        return [each.getsockname()[1] for each in held]
+    finally:
+        for each in held:
+            each.close()
+
+
+class Cluster:
+    """PD and the stores of one cluster; `data` is a folder that keeps its content, None keeps it in memory."""
+
+    def __init__(self, data: Path | None = None, splits: Sequence[bytes] = (), stores: int = 2) -> None:
+        self.data = data
+        self.splits = list(splits)
+        self._stores = stores
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+        self._ports: list[int] = []
+
+    @property
+    def pd(self) -> str:
+        """PD's address, HOST:PORT."""
+        return f"127.0.0.1:{self._ports[0]}"
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        assert self._process is not None, "the cluster was not started"
+        return self._process.pid
+
+    def url(self, prefix: str) -> str:
+        """The meta URL of a volume under `prefix`."""
+        return f"tikv://{self.pd}/{prefix}"
+
+    def start(self) -> Self:
+        """Start on free ports and return once every port answers."""
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
+        self._ports = free_ports(2 + self._stores)
+        self._launch()
+        return self
+
+    def stop(self) -> None:
+        """End the server and forget its log; a server that died by itself is an AssertionError with its last words."""
+        try:
+            self.check()
+        finally:
+            self.kill()
+            if self._log is not None:
+                self._log.close()
+                self._log = None
+
+    def kill(self) -> None:
+        """kill -9, paused or not; `restart` starts it again."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def restart(self) -> None:
+        """A new process on the same ports, with the data that is kept."""
+        self.kill()
+        self._launch()
+
+    def pause(self) -> None:
+        """All of the cluster hangs, PD too, until `resume`."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._signal(signal.SIGCONT)
+
+    def check(self) -> None:
+        """AssertionError with the end of the log if the server ended by itself."""
+        if self._process is not None and self._process.poll() is not None:
+            status = self._process.returncode
+            self._process = None
+            raise AssertionError(f"the TiKV test server ended with {status}; its log ends with\n{self.log_tail()}")
+
+    def log_tail(self, lines: int = 40) -> str:
+        """What the server wrote last."""
+        if self._log is None:
+            return ""
+        self._log.seek(0)
+        return "\n".join(self._log.read().decode(errors="replace").splitlines()[-lines:])
+
+    def _signal(self, number: int) -> None:
+        self.check()
+        assert self._process is not None, "the cluster was not started"
+        self._process.send_signal(number)
+
+    def _launch(self) -> None:
+        pd, *stores = [f"127.0.0.1:{port}" for port in self._ports]
+        self._process = subprocess.Popen(
+            [build(), "-pd", pd, "-kv", stores[0], *(["-data", str(self.data)] if self.data else [])],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+        )
+        eventually(self._answers, timeout=START_TIME, what="the TiKV test server answers")
+
+    def _answers(self) -> bool:
+        self.check()
+        return "serving" in self.log_tail()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
