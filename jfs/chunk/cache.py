@@ -72,8 +72,8 @@ class DiskCache:
         self._counts.bytes = sum(each.used for each in self.dirs)
         return self._counts
 
-    def _home(self, key: str) -> CacheDir | None:
-        """Where the key belongs: on a ring without the folders that were given up."""
+    def home(self, key: str) -> CacheDir | None:
+        """Where the key belongs, staged or cached: on a ring without the folders that were given up; None: on no disk."""
         found = self.dirs[self._ring.place(key)]
         if found.usable:
             return found
@@ -84,7 +84,7 @@ class DiskCache:
 
     def _holder(self, key: str) -> CacheDir | None:
         """The folder that has the key: its home, or where clients before the ring would have put it."""
-        home = self._home(key)
+        home = self.home(key)
         if home is not None and (len(self.dirs) == 1 or home.holds(key)):
             return home if home.holds(key) else None
         legacy = self.dirs[legacy_place(key, len(self.dirs))]
@@ -130,7 +130,7 @@ class DiskCache:
         return self._fallback.get(key, size, offset, length) if self._fallback is not None else None
 
     def add(self, key: str, data: bytes) -> None:
-        home = self._home(key)
+        home = self.home(key)
         if home is not None:
             home.add(key, data)
             return
@@ -140,7 +140,7 @@ class DiskCache:
         self._fallback.add(key, data)
 
     def remove(self, key: str) -> None:
-        for each in {self._home(key), self.dirs[legacy_place(key, len(self.dirs))]}:
+        for each in {self.home(key), self.dirs[legacy_place(key, len(self.dirs))]}:
             if each is not None:
                 each.remove(key)
         if self._fallback is not None:

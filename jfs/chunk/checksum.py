@@ -15,7 +15,7 @@ def unit_count(size: int) -> int:
     return -(-size // UNIT)
 
 
-def tail_of(data: bytes | bytearray) -> bytes:
+def tail_of(data: bytes | bytearray | memoryview) -> bytes:
     """The tail of `data`, which starts at a unit's edge."""
     return b"".join(
         google_crc32c.value(bytes(data[start : start + UNIT])).to_bytes(4, "big") for start in range(0, len(data), UNIT)
