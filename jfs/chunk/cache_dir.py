@@ -49,6 +49,21 @@ def make_private(folder: str) -> None:
             os.mkdir(folder, 0o700)
 
 
+def walk(root: str, folder: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """The files below `root` (with a slash at its end): their paths from there, and what stat(2) says."""
+    try:
+        with os.scandir(root + folder) as entries:
+            found = list(entries)
+    except FileNotFoundError:
+        return
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk(root, f"{folder}{entry.name}/")
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                yield folder + entry.name, entry.stat(follow_symlinks=False)
+
+
 def lock_id(folder: str) -> str:
     """The folder's name on the ring, given to it on first use; by link(2), so that nobody reads half of it."""
     path = f"{folder}/{LOCK_NAME}"
@@ -316,7 +331,7 @@ class CacheDir:
         """Make the index what the folder holds; take away temporary files that nobody is writing any more."""
         seen: set[str] = set()
         started = self._clock()
-        for key, found in self._walk(self._raw):
+        for key, found in walk(self._raw):
             if self._stop.is_set():
                 return
             if key.endswith(".tmp"):
@@ -332,19 +347,6 @@ class CacheDir:
             if key not in seen and block[1] < started:
                 self._forget(key)
         self._scanned = True
-
-    def _walk(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
-        try:
-            with os.scandir(folder) as entries:
-                found = list(entries)
-        except FileNotFoundError:
-            return
-        for entry in found:
-            if entry.is_dir(follow_symlinks=False):
-                yield from self._walk(entry.path)
-            else:
-                with contextlib.suppress(FileNotFoundError):
-                    yield entry.path[len(self._raw) :], entry.stat(follow_symlinks=False)
 
     def tend(self) -> None:
         """Once a second: is the folder still ours, is anything too old, is there room?"""

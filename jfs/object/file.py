@@ -234,6 +234,11 @@ class FileStore:
             with self._lock:
                 self._durable_folders.add(each)
 
+    def forget_folders(self) -> None:
+        """Folders were made (again) behind this store's back: the next sync flushes their entries too."""
+        with self._lock:
+            self._durable_folders.clear()
+
     def close(self) -> None:
         """Nothing is kept open."""
 
