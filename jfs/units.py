@@ -52,6 +52,16 @@ def _finite(seconds: float, text: str) -> float:
     return seconds
 
 
+def show_rate(rate: int) -> str:
+    """`0.0 Mbps`, `1.5 Gbps`: a rate in Mbps, 1000-based."""
+    value, unit = float(rate), "Mbps"
+    for larger in ("Gbps", "Tbps", "Pbps"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.1f} {unit}"
+
+
 def show_size(size: int) -> str:
     """`0 B`, `9.0 MiB`, `10 GiB`: 1024-based, one decimal below ten, as the peer rounds."""
     if abs(size) < KIB:

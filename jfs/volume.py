@@ -12,6 +12,7 @@ from jfs.errors import UserError
 from jfs.meta.engines import mask_url, open_engine
 from jfs.meta.settings import Settings
 from jfs.meta.transaction import Engine
+from jfs.object.limit import Limits
 from jfs.object.store import ObjectStore
 from jfs.object.stores import open_volume_store
 
@@ -32,10 +33,10 @@ def connect(url: str, *, create: bool = False) -> Engine:
     return open_engine(url, create=create)
 
 
-def open_objects(settings: Settings, *, io_retries: int = 10) -> ObjectStore:
+def open_objects(settings: Settings, *, io_retries: int = 10, limits: Limits | None = None) -> ObjectStore:
     """The volume's part of its bucket.  UserError for what jfs cannot read yet."""
     refuse_unsupported(settings)
-    store = open_volume_store(settings.storage, settings.bucket, settings.name, io_retries)
+    store = open_volume_store(settings.storage, settings.bucket, settings.name, io_retries, limits)
     log.info("Data use %s", store.describe())
     return store
 
@@ -132,15 +133,28 @@ def cache_folders(settings: Settings, given: str | None) -> list[str]:
 class Volume:
     """An open volume."""
 
-    def __init__(self, engine: Engine, meta: "MetaClient", objects: ObjectStore, blocks: "BlockStore") -> None:
+    def __init__(
+        self, engine: Engine, meta: "MetaClient", objects: ObjectStore, blocks: "BlockStore", limits: Limits
+    ) -> None:
         self.engine = engine
         self.meta = meta
         self.objects = objects
         self.blocks = blocks
+        self.limits = limits
 
     @property
     def settings(self) -> Settings:
         return self.meta.settings
+
+
+def follow_limits(meta: "MetaClient", limits: Limits) -> None:
+    """The limits are what the volume's settings say, now and when they change."""
+
+    def follow(settings: Settings) -> None:
+        limits.follow(settings.upload_limit, settings.download_limit)
+
+    follow(meta.settings)
+    meta.on_settings.append(follow)
 
 
 @asynccontextmanager
@@ -150,9 +164,12 @@ async def open_volume(
     *,
     io_retries: int = 10,
     cache_dir: str | None = "",
+    limits: Limits | None = None,
     **chunk: object,
 ) -> AsyncIterator[Volume]:
     """`async with`: a volume without a session yet.  `chunk` goes to ChunkOptions; no cache by default.
+
+    `limits` follow the volume's settings from here on.
 
     Raises UserError.
     """
@@ -163,12 +180,14 @@ async def open_volume(
     engine = connect(url)
     try:
         meta = await MetaClient.connect(engine, options)
-        objects = open_objects(meta.settings, io_retries=io_retries)
+        limits = limits or Limits()
+        follow_limits(meta, limits)
+        objects = open_objects(meta.settings, io_retries=io_retries, limits=limits)
         folders = cache_folders(meta.settings, cache_dir)
         chunks = chunk_options(meta.settings, cache_dirs=folders, **chunk)
         blocks = BlockStore(objects, chunks, open_cache(chunks))
         try:
-            yield Volume(engine, meta, objects, blocks)
+            yield Volume(engine, meta, objects, blocks, limits)
         finally:
             await blocks.close()
     finally:

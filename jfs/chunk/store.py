@@ -199,7 +199,7 @@ class BlockStore:
         size = len(data)
         key = block_key(slice_id, index, size, hash_prefix=self.options.hash_prefix)
         inline = self._local and size <= INLINE_PUT and time.monotonic() >= self._inline_from
-        if not (inline and self._put_inline(key, data)):
+        if not (inline and self._store.local_path(key) is not None and self._put_inline(key, data)):
             self.stats.uploading += 1
             try:
                 await trio.to_thread.run_sync(self._upload, key, data, limiter=self._uploads)

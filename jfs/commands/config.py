@@ -16,7 +16,16 @@ from jfs.volume import connect, storage_is_tested, try_storage
 
 log = logging.getLogger(__name__)
 
-CHANGEABLE: Final = ("storage", "bucket", "capacity", "inodes", "trash_days", "dir_stats")
+CHANGEABLE: Final = (
+    "storage",
+    "bucket",
+    "capacity",
+    "inodes",
+    "trash_days",
+    "dir_stats",
+    "upload_limit",
+    "download_limit",
+)
 
 
 @arguments.command("config", "META-URL", (1, 1))
@@ -28,6 +37,8 @@ CHANGEABLE: Final = ("storage", "bucket", "capacity", "inodes", "trash_days", "d
 @arguments.value("--inodes", kind=arguments.Whole(), text="limit of the volume's inodes; 0: none")
 @arguments.value("--trash-days", kind=arguments.Whole(), text="days that removed files stay in the trash; 0: no trash")
 @arguments.switch("--dir-stats", default=None, text="keep statistics of every directory")
+@arguments.value("--upload-limit", kind=arguments.Rate(), text="most that a client uploads, Mbps; 0: no limit")
+@arguments.value("--download-limit", kind=arguments.Rate(), text="most that a client downloads, Mbps; 0: no limit")
 @arguments.switch("--yes", "-y", text="answer yes to every question")
 @arguments.switch("--force", text="skip the checks")
 @arguments.not_yet(
@@ -37,8 +48,6 @@ CHANGEABLE: Final = ("storage", "bucket", "capacity", "inodes", "trash_days", "d
     "--storage-class",
     "--tag",
     "--tier",
-    "--upload-limit",
-    "--download-limit",
     "--min-client-version",
     "--max-client-version",
     "--changelog-max-age",
@@ -109,4 +118,6 @@ def _show(name: str, value: Any) -> str:
         return units.show_size(value)
     if name == "inodes":
         return units.show_count(value)
+    if name in ("upload_limit", "download_limit"):
+        return units.show_rate(value)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -54,6 +54,12 @@ def default_log() -> str:
 @arguments.value("--io-retries", kind=arguments.Whole(), default=10, text="tries after a failed object request")
 @arguments.value("--max-uploads", kind=arguments.Whole(1, 10_000), default=20, text="uploads at once")
 @arguments.value("--max-downloads", kind=arguments.Whole(1, 10_000), default=200, text="downloads at once")
+@arguments.value(
+    "--upload-limit",
+    kind=arguments.Rate(),
+    text="most that is uploaded, Mbps; 0: no limit; default: the volume's setting",
+)
+@arguments.value("--download-limit", kind=arguments.Rate(), text="most that is downloaded, Mbps; in the same way")
 @arguments.value("--max-deletes", kind=arguments.Whole(1, 10_000), default=10, text="deletions at once")
 @arguments.value(
     "--buffer-size", kind=arguments.Size(MIB), default=300 * MIB, text="memory for buffered data, MiB without a unit"
@@ -97,8 +103,6 @@ def default_log() -> str:
     "--root-squash",
     "--all-squash",
     "--umask",
-    "--upload-limit",
-    "--download-limit",
     "--upload-delay",
     "--upload-hours",
     "--consul",

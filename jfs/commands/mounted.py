@@ -20,6 +20,7 @@ from jfs.meta.client import ClientOptions
 from jfs.meta.engines import open_engine
 from jfs.meta.run import read, run_inline
 from jfs.meta.types import ROOT_INO
+from jfs.object.limit import Limits
 from jfs.vfs.vfs import Vfs, VfsOptions
 from jfs.volume import Volume, open_volume, refuse_unsupported
 
@@ -82,7 +83,12 @@ async def _serve(url: str, path: str, options: dict[str, Any], ready: Callable[[
     )
     chunk = {name: options[name] for name in names.split()}
     async with open_volume(
-        url, client, io_retries=options["io_retries"], cache_dir=options["cache_dir"], **chunk
+        url,
+        client,
+        io_retries=options["io_retries"],
+        cache_dir=options["cache_dir"],
+        limits=Limits(options["upload_limit"], options["download_limit"]),
+        **chunk,
     ) as volume:
         return await Mounted(volume, path, options, ready).run()
 
@@ -158,6 +164,7 @@ class Mounted:
                 await pyfuse3.main(min_tasks=1, max_tasks=64)
                 with trio.CancelScope(shield=True):
                     await self._end()
+                self._volume.limits.stop()  # what waits for its turn now is only read-ahead
                 nursery.cancel_scope.cancel()
         finally:
             pyfuse3.close(unmount=mounting.mounted_as(self._path) is not None)
@@ -200,6 +207,7 @@ class Mounted:
             await trio.sleep(UNMOUNT_S)
         else:
             await trio.sleep(1.0)
+        self._volume.limits.download.stop()  # readers that are still there shall not hold up the end
         pyfuse3.terminate()
 
 
@@ -236,6 +244,8 @@ def shown_config(volume: Volume, path: str, options: dict[str, Any]) -> dict[str
             "MaxDownload": chunk.max_downloads,
             "Writeback": False,
             "HashPrefix": chunk.hash_prefix,
+            "UploadLimit": int(volume.limits.upload.rate),
+            "DownloadLimit": int(volume.limits.download.rate),
             "BufferSize": options["buffer_size"],
             "Readahead": options["max_readahead"],
             "Prefetch": chunk.prefetch,

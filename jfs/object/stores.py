@@ -4,6 +4,7 @@ from typing import Final
 
 from jfs.errors import UserError
 from jfs.object.file import FileStore
+from jfs.object.limit import Limit, Limits
 from jfs.object.memory import MemoryStore
 from jfs.object.prefix import Prefix
 from jfs.object.retry import Retry
@@ -29,6 +30,9 @@ def open_store(storage: str, bucket: str) -> ObjectStore:
     raise UserError(f"invalid storage {storage!r}; supported: {', '.join(SUPPORTED)}")
 
 
-def open_volume_store(storage: str, bucket: str, volume: str, io_retries: int = 10) -> ObjectStore:
-    """The part of the bucket that belongs to the volume, with patience."""
-    return Retry(Prefix(open_store(storage, bucket), volume + "/"), io_retries)
+def open_volume_store(
+    storage: str, bucket: str, volume: str, io_retries: int = 10, limits: Limits | None = None
+) -> ObjectStore:
+    """The part of the bucket that belongs to the volume, with patience, and at the pace of `limits`."""
+    part: ObjectStore = Prefix(open_store(storage, bucket), volume + "/")
+    return Retry(part if limits is None else Limit(part, limits), io_retries)

@@ -45,7 +45,7 @@ def snapshot(folder: Path) -> dict[Path, bytes]:
         ("status {url} --session x", 'Invalid value "x" for "session"'),
         ("--log-level loud status {url}", 'Invalid value "loud" for "log-level"'),
         ("config {url} --capacity 1Q", 'Invalid value "1Q" for "capacity": malformed size'),
-        ("config {url} --upload-limit 10", "option --upload-limit is not supported yet"),
+        ("config {url} --upload-limit x", 'Invalid value "x" for "upload-limit"'),
         ("format {url} vol --block-size 1M", "cannot update volume block size from 4096 to 1024"),
         ("format {url} vol --compress lz4", "cannot update volume compression"),
         ("format {url} other", "cannot update volume name from vol to other"),

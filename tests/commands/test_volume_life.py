@@ -81,6 +81,8 @@ def test_config_says_what_it_changed(volume: Volume) -> None:
     done = JFS.run("config", volume.url, "--capacity", "10", "--inodes", "100", "--trash-days", "2")
     assert done.stdout == "  capacity: 0 B -> 10 GiB\n    inodes: 0 -> 100\ntrash-days: 1 -> 2\n"
     assert JFS.run("config", volume.url, "--inodes", "100").stdout == "Nothing changed.\n"
+    done = JFS.run("config", volume.url, "--upload-limit", "100", "--download-limit", "1.5G")
+    assert done.stdout == "upload-limit: 0.0 Mbps -> 100.0 Mbps\ndownload-limit: 0.0 Mbps -> 1.5 Gbps\n"
 
 
 def test_config_asks_before_the_trash_is_off(volume: Volume) -> None:

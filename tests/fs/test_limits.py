@@ -1,0 +1,75 @@
+"""Limits on bandwidth, on real mounts: from options, from the settings, and changed under a mount."""
+
+import os
+import time
+from pathlib import Path
+
+from tests.deadline import eventually
+from tests.mounts import JFS, Mount, format_volume
+
+MEGABYTE = 1_000_000
+LIMIT_MBPS = 32
+# At four megabytes a second each way this takes some seconds.
+SIZE = 20 * MEGABYTE
+
+
+def write_rate(mount: Mount, name: str, data: bytes) -> float:
+    """Bytes a second of a write with fsync."""
+    start = time.monotonic()
+    with (mount.path / name).open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return len(data) / (time.monotonic() - start)
+
+
+def read_rate(mount: Mount, name: str, data: bytes) -> float:
+    """Bytes a second of a read, uncached by the kernel."""
+    start = time.monotonic()
+    with (mount.path / name).open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert file.read(len(data)) == data
+    return len(data) / (time.monotonic() - start)
+
+
+def test_the_options_of_a_mount(tmp_path: Path) -> None:
+    volume = format_volume(JFS, tmp_path, "limited")
+    data = os.urandom(SIZE)
+    most = 1.3 * LIMIT_MBPS / 8 * MEGABYTE
+    with volume.mounted(JFS, "--upload-limit", str(LIMIT_MBPS)) as mount:
+        assert write_rate(mount, "f", data) <= most
+        assert read_rate(mount, "f", data) > 2 * most
+    with volume.mounted(JFS, "--download-limit", str(LIMIT_MBPS)) as mount:
+        assert read_rate(mount, "f", data) <= most
+        assert write_rate(mount, "g", data) > 2 * most
+
+
+def test_the_settings_change_under_a_mount(tmp_path: Path) -> None:
+    volume = format_volume(JFS, tmp_path, "live")
+    data = os.urandom(SIZE)
+    most = 1.3 * LIMIT_MBPS / 8 * MEGABYTE
+    with (
+        volume.mounted(JFS, "--heartbeat", "1") as mount,
+        volume.mounted(JFS, "--heartbeat", "1", "--upload-limit", "0", at=tmp_path / "free") as free,
+    ):
+        assert write_rate(mount, "f", data) > 2 * most
+        changed = JFS.run("config", volume.url, "--upload-limit", str(LIMIT_MBPS), "--download-limit", "1G")
+        assert changed.stdout == "upload-limit: 0.0 Mbps -> 32.0 Mbps\ndownload-limit: 0.0 Mbps -> 1.0 Gbps\n"
+        for each in (mount, free):
+            eventually(lambda each=each: "found new configuration" in each.log.read_text())  # type: ignore[misc]
+        assert write_rate(mount, "g", data) <= most
+        assert write_rate(free, "h", data) > 2 * most, "the mount's own option wins"
+        JFS.run("config", volume.url, "--upload-limit", "0")
+        eventually(lambda: mount.log.read_text().count("found new configuration") == 2)
+        assert write_rate(mount, "i", data) > 2 * most
+
+
+def test_an_unmount_does_not_wait_for_read_ahead(tmp_path: Path) -> None:
+    volume = format_volume(JFS, tmp_path, "ahead")
+    with volume.mounted(JFS) as mount:
+        (mount.path / "f").write_bytes(os.urandom(40 * MEGABYTE))
+    cache = ("--cache-dir", str(tmp_path / "cache"), "--prefetch", "3")
+    with volume.mounted(JFS, *cache, "--download-limit", "1") as mount:
+        with (mount.path / "f").open("rb", buffering=0) as file:
+            assert len(os.pread(file.fileno(), 4096, MEGABYTE)) == 4096
+        # The process must end soon; at 1 Mbps the blocks that are being fetched ahead take some minutes.
