@@ -10,9 +10,12 @@ import msgspec
 
 from jfs.errors import UserError
 from jfs.meta.engines import mask_url, open_engine
+from jfs.meta.secrets import opened
 from jfs.meta.settings import Settings
 from jfs.meta.transaction import Engine
+from jfs.object.encrypt import Encrypted, Sealer, check_algorithm
 from jfs.object.limit import Limits
+from jfs.object.rsa_key import PASSPHRASE, load_key
 from jfs.object.store import ObjectStore
 from jfs.object.stores import open_volume_store
 
@@ -36,15 +39,28 @@ def connect(url: str, *, create: bool = False) -> Engine:
 def open_objects(settings: Settings, *, io_retries: int = 10, limits: Limits | None = None) -> ObjectStore:
     """The volume's part of its bucket.  UserError for what jfs cannot read yet."""
     refuse_unsupported(settings)
+    sealer = open_sealer(settings)
     store = open_volume_store(settings.storage, settings.bucket, settings.name, io_retries, limits)
+    if sealer is not None:
+        store = Encrypted(store, sealer)
     log.info("Data use %s", store.describe())
     return store
 
 
+def open_sealer(settings: Settings) -> Sealer | None:
+    """What encrypts the volume's objects; None where they are plain.  UserError where its key cannot be used."""
+    if not settings.encrypt_key:
+        return None
+    try:
+        algorithm = check_algorithm(settings.encrypt_algo)
+        pem = opened(settings, ("encrypt_key",)).encrypt_key
+        return Sealer(load_key(pem, os.environ.get(PASSPHRASE, "")), algorithm)
+    except UserError as error:
+        raise UserError(f"volume {settings.name} is encrypted: {error}") from None
+
+
 def refuse_unsupported(settings: Settings) -> None:
     """UserError for a volume whose blocks this version cannot find or read."""
-    if settings.encrypt_key:
-        raise UserError(f"volume {settings.name} is encrypted, which is not supported yet")
     if settings.shards > 1:
         raise UserError(f"volume {settings.name} is spread over {settings.shards} shards, which is not supported yet")
 
@@ -106,6 +122,7 @@ def chunk_options(settings: Settings, **options: object) -> "ChunkOptions":
         "block_size": settings.block_size << 10,
         "compression": settings.compression or "none",
         "hash_prefix": settings.hash_prefix,
+        "encrypted": bool(settings.encrypt_key),
         "uuid": settings.uuid,
         **options,
     }
@@ -145,6 +162,12 @@ class Volume:
     @property
     def settings(self) -> Settings:
         return self.meta.settings
+
+    def object_size(self, size: int) -> int | None:
+        """Bytes of the object that holds a block of `size` plain bytes; None where compression decides."""
+        if self.blocks.options.compression not in ("", "none"):
+            return None
+        return size + self.objects.overhead if isinstance(self.objects, Encrypted) else size
 
 
 def follow_limits(meta: "MetaClient", limits: Limits) -> None:

@@ -9,6 +9,7 @@ class ChunkOptions(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int = 4 << 20
     compression: str = "none"
     hash_prefix: bool = False
+    encrypted: bool = False
     uuid: str = ""
     max_uploads: int = 20
     max_downloads: int = 200

@@ -32,7 +32,7 @@ SLOW_PUT_MEMORY_S: Final = 1.0
 INLINE_READ: Final = 256 << 10
 # So many unsynced keys are remembered before the background makes them durable: it bounds memory, not risk.
 MOST_UNSYNCED: Final = 1 << 16
-# A compressed block is decoded whole; the latest few stay in memory so that reading on does not decode them again.
+# A compressed or encrypted block is decoded whole; the latest few stay in memory so that reading on does not do it again.
 DECODED_BYTES: Final = 64 << 20
 PREFETCH_QUEUE: Final = 64
 # One request to read ahead is on the disk's queue while the next is being made.
@@ -63,9 +63,11 @@ class BlockStore:
         # Inline calls must not sleep between tries, so they go past the patience.
         self._impatient = store.inner if isinstance(store, Retry) else store
         self._codec = open_codec(options.compression)
-        self._local = self._codec.plain and store.local_path("") is not None
+        # Whether a part of a block can be had without the rest: an encrypted object is whole or nothing.
+        self._ranged = self._codec.plain and not options.encrypted
+        self._local = self._ranged and store.local_path("") is not None
         self._cache = cache
-        if cache is None and not self._codec.plain:
+        if cache is None and not self._ranged:
             self._cache = MemoryCache(DECODED_BYTES)
         self._descriptors = Descriptors()
         self._flights = Flights()
@@ -148,7 +150,7 @@ class BlockStore:
                     return cached
             self.stats.misses += 1
             self.stats.miss_bytes += length
-        if self._codec.plain and (cache is None or (inside > 0 and length * 4 <= size)):
+        if self._ranged and (cache is None or (inside > 0 and length * 4 <= size)):
             return await self._flights.run(
                 (key, inside, length), lambda: self._fetch_range(key, inside, length), self._downloads
             )
@@ -167,8 +169,9 @@ class BlockStore:
         return data
 
     def _fetch_block(self, key: str, size: int) -> Buffer:
+        data = self._get(key, 0, None)
         try:
-            block = self._codec.decode(self._get(key, 0, None), size)
+            block = self._codec.decode(data, size)
         except BadObject as error:
             log.error("object %s is bad: %s", key, error)
             raise BadObject(f"{key}: {error}") from error
@@ -181,6 +184,9 @@ class BlockStore:
             data = _counted(self.stats.get, lambda: self._store.get(key, offset, length))
         except ObjectMissing:
             log.error("object %s is missing in %s", key, self._store.describe())
+            raise
+        except BadObject as error:
+            log.error("object %s is bad: %s", key, str(error).removeprefix(f"{key}: "))
             raise
         except StoreError as error:
             log.error("object %s cannot be read: %s", key, error)

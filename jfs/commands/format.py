@@ -13,8 +13,11 @@ from jfs.errors import NotFormatted, UserError
 from jfs.meta import volume_format
 from jfs.meta.engines import LOCAL_SCHEMES, mask_url, open_engine, split_url
 from jfs.meta.run import read, run, run_inline
+from jfs.meta.secrets import opened, sealed
 from jfs.meta.settings import Settings, check_name, go_json
 from jfs.meta.transaction import Transaction
+from jfs.object.encrypt import ALGORITHMS
+from jfs.object.rsa_key import PASSPHRASE, read_new_key
 from jfs.volume import UUID_KEY, open_objects, require_empty, storage_is_tested, test_objects, try_storage
 
 log = logging.getLogger(__name__)
@@ -41,6 +44,10 @@ COMPARED: Final = {
 @arguments.value(
     "--compress", kind=arguments.OneOf("none", "lz4", "zstd"), default="none", text="how blocks are compressed"
 )
+@arguments.value("--encrypt-rsa-key", text="encrypt objects with the RSA private key in this file (PEM)")
+@arguments.value(
+    "--encrypt-algo", kind=arguments.OneOf(*ALGORITHMS), default=ALGORITHMS[0], text="how objects are encrypted"
+)
 @arguments.switch("--hash-prefix", text="spread objects over 256 prefixes")
 @arguments.value(
     "--capacity", kind=arguments.Size(GIB), default=0, text="limit of the volume's space, GiB without a unit"
@@ -55,8 +62,6 @@ COMPARED: Final = {
     "--session-token",
     "--storage-class",
     "--tag",
-    "--encrypt-rsa-key",
-    "--encrypt-algo",
     "--shards",
     "--ranger-rest-url",
     "--ranger-service",
@@ -71,7 +76,7 @@ def command(ctx: click.Context, /, arguments: tuple[str, ...], **options: Any) -
     log.info("Meta address: %s", mask_url(url))
     text = _existing(url)
     if text is None or options["force"]:
-        _create(url, name, options, text)
+        _create(ctx, url, name, options, text)
     elif not options["no_update"]:
         _update(ctx, url, name, options, Settings.parse(text))
     else:
@@ -133,7 +138,27 @@ def block_size_kib(size: int) -> int:
     return fitting >> 10
 
 
-def _create(url: str, name: str, options: dict[str, Any], text: bytes | None) -> None:
+def _encryption(ctx: click.Context, options: dict[str, Any], old: Settings | None) -> tuple[str, str]:
+    """The private key (a PEM text, "" for none) and the algorithm: chosen once, or the blocks that are there are lost."""
+    if old is not None:
+        _warn_of_encryption(ctx)
+        return opened(old, ("encrypt_key",)).encrypt_key, old.encrypt_algo
+    if options["encrypt_rsa_key"]:
+        return read_new_key(options["encrypt_rsa_key"], os.environ.get(PASSPHRASE, "")), options["encrypt_algo"]
+    if arguments.was_given(ctx, "encrypt_algo"):
+        raise UserError("--encrypt-algo encrypts nothing without --encrypt-rsa-key")
+    return "", options["encrypt_algo"]
+
+
+def _warn_of_encryption(ctx: click.Context) -> None:
+    """Scripts say the same again for a volume that is there, as they may for the peer."""
+    for name in ("encrypt_rsa_key", "encrypt_algo"):
+        if arguments.was_given(ctx, name):
+            log.warning("option --%s is ignored: a volume's encryption cannot change", name.replace("_", "-"))
+
+
+def _create(ctx: click.Context, url: str, name: str, options: dict[str, Any], text: bytes | None) -> None:
+    old = None if text is None else Settings.parse(text)
     settings = Settings.fresh(
         name,
         storage=options["storage"],
@@ -145,8 +170,9 @@ def _create(url: str, name: str, options: dict[str, Any], text: bytes | None) ->
         inodes=options["inodes"],
         hash_prefix=options["hash_prefix"],
     )
-    if text is not None:
-        settings.uuid = Settings.parse(text).uuid
+    settings.encrypt_key, settings.encrypt_algo = _encryption(ctx, options, old)
+    if old is not None:
+        settings.uuid = old.uuid
     require_room(url)
     store = open_objects(settings, io_retries=0)
     try:
@@ -158,6 +184,7 @@ def _create(url: str, name: str, options: dict[str, Any], text: bytes | None) ->
         store.sync([UUID_KEY])
     finally:
         store.close()
+    settings = sealed(settings)
     if text is None:
         _write(url, volume_format.create_volume, settings)
     else:
@@ -171,6 +198,7 @@ async def _overwrite(tx: Transaction, settings: Settings, now_ns: int) -> Settin
 
 def _update(ctx: click.Context, url: str, name: str, options: dict[str, Any], settings: Settings) -> None:
     """Change what was given on the command line, and only that."""
+    _warn_of_encryption(ctx)
     if name != settings.name:
         raise UserError(f"format: update format: cannot update volume name from {settings.name} to {name}")
     wanted = {key: options[key] for key in options if arguments.was_given(ctx, key)}

@@ -169,14 +169,16 @@ class Checker:
                 log.error("can't find block %s for file %s: no such object", key.removeprefix("chunks/"), path)
             else:
                 log.error(
-                    "block %s of file %s has %d bytes instead of %d", key.removeprefix("chunks/"), path, size, wanted
+                    "block %s of file %s has %d bytes instead of %d",
+                    *(key.removeprefix("chunks/"), path, size, self._volume.object_size(wanted) or wanted),
                 )
 
     def _fits(self, size: int | None, wanted: int) -> bool:
         """Whether an object of this size can be the block; a compressed one's size tells nothing but that it is there."""
         if size is None:
             return False
-        return size > 0 if self._volume.blocks.options.compression not in ("", "none") else size == wanted
+        right = self._volume.object_size(wanted)
+        return size > 0 if right is None else size == right
 
     async def _head(self, key: str) -> int | None:
         import trio

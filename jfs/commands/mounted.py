@@ -22,7 +22,7 @@ from jfs.meta.run import read, run_inline
 from jfs.meta.types import ROOT_INO
 from jfs.object.limit import Limits
 from jfs.vfs.vfs import Vfs, VfsOptions
-from jfs.volume import Volume, open_volume, refuse_unsupported
+from jfs.volume import Volume, open_sealer, open_volume, refuse_unsupported
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ def check_volume(url: str, *, read_only: bool) -> str:
     finally:
         run_inline(engine.close())
     refuse_unsupported(settings)
+    open_sealer(settings)
     if settings.enable_acl and not read_only:
         raise UserError("this volume has ACLs enabled, which jfs does not support yet: use --read-only")
     if settings.change_log and not read_only:

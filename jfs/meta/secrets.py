@@ -8,6 +8,7 @@ import base64
 import binascii
 import hashlib
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -41,21 +42,18 @@ def sealed(settings: Settings) -> Settings:
     return found
 
 
-def opened(settings: Settings) -> Settings:
-    """A copy to use: every secret in clear.  UserError for one that a dump dropped, or that is not this volume's."""
-    for field in SECRET_FIELDS:
+def opened(settings: Settings, fields: Sequence[str] = SECRET_FIELDS) -> Settings:
+    """A copy to use: these secrets in clear.  UserError for one that a dump dropped, or that is not this volume's."""
+    for field in fields:
         if getattr(settings, field) == REMOVED:
-            raise UserError(
-                f"the volume's {field.replace('_', ' ')} was removed from its settings: "
-                f"set it with `jfs config META-URL --{field.replace('_', '-')} ...`"
-            )
+            raise UserError(f"the volume's {field.replace('_', ' ')} was removed from its settings: {_remedy(field)}")
     if not settings.key_encrypted:
         return settings
     from cryptography.exceptions import InvalidTag
 
     cipher = _cipher(settings.uuid)
     found = msgspec.structs.replace(settings, key_encrypted=False)
-    for field in SECRET_FIELDS:
+    for field in fields:
         if text := getattr(settings, field):
             try:
                 data = base64.b64decode(text, validate=True)
@@ -64,3 +62,10 @@ def opened(settings: Settings) -> Settings:
             except (binascii.Error, InvalidTag, ValueError):
                 raise UserError(f"the volume's {field.replace('_', ' ')} cannot be decrypted with its UUID") from None
     return found
+
+
+def _remedy(field: str) -> str:
+    """What to do about a secret that is gone."""
+    if field == "encrypt_key":
+        return "load a dump that was made with --keep-secret-key"
+    return f"set it with `jfs config META-URL --{field.replace('_', '-')} ...`"
