@@ -5,15 +5,15 @@ import struct
 
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from jfs.errors import BadObject, ObjectMissing, UserError
 from jfs.object.encrypt import ALGORITHMS, Encrypted, Sealer, check_algorithm
 from jfs.object.memory import MemoryStore
+from tests.keys import rsa_key
 
-KEY = rsa.generate_private_key(65537, 2048)
-OTHER_KEY = rsa.generate_private_key(65537, 2048)
+KEY, OTHER_KEY = rsa_key(0), rsa_key(1)
 DATA = bytes(range(256)) * 4
 OVERHEAD = 3 + 256 + 12 + 16
 
@@ -59,7 +59,7 @@ def test_every_object_has_a_key_and_a_nonce_of_its_own(sealer: Sealer) -> None:
 
 
 def test_a_longer_key_makes_a_longer_header() -> None:
-    sealer = Sealer(rsa.generate_private_key(65537, 3072), ALGORITHMS[0])
+    sealer = Sealer(rsa_key(bits=3072), ALGORITHMS[0])
     assert len(sealer.seal(b"")) == sealer.overhead == OVERHEAD + 128
 
 
