@@ -25,3 +25,9 @@ class ChunkOptions(msgspec.Struct, frozen=True, kw_only=True):
     cache_partial_only: bool = False
     cache_large_write: bool = False
     verify_cache_checksum: str = "extend"
+    read_only: bool = False
+    writeback: bool = False
+    upload_delay: float = 0.0
+    upload_hours: str = ""
+    max_stage_write: int = 1000
+    writeback_threshold_size: int = 0

@@ -25,6 +25,19 @@ class ChunkStats(msgspec.Struct):
     delete: ObjectCounts = msgspec.field(default_factory=ObjectCounts)
 
 
+class StagingCounts(msgspec.Struct):
+    """Staged blocks: what waits for its upload now, and counters since the mount."""
+
+    blocks: int = 0
+    bytes: int = 0
+    writing: int = 0
+    oldest_s: float = 0.0
+    write_bytes: int = 0
+    delay_s: float = 0.0
+    """Seconds between staging and upload, added up over the blocks uploaded."""
+    errors: int = 0
+
+
 class CacheCounts(msgspec.Struct):
     """A cache's counters since the mount, and what it holds."""
 

@@ -12,14 +12,17 @@ from typing import Final, TypeVar
 
 import trio
 
+from jfs.chunk.cache import DiskCache
 from jfs.chunk.codec import open_codec
 from jfs.chunk.descriptors import Descriptors
 from jfs.chunk.flights import Flights
 from jfs.chunk.layout import block_key, block_keys, block_length, block_ranges
 from jfs.chunk.memory_cache import BlockCache, MemoryCache
 from jfs.chunk.options import ChunkOptions
+from jfs.chunk.staging import Staging
 from jfs.chunk.stats import ChunkStats, ObjectCounts
-from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull, first_of
+from jfs.chunk.uploader import Target, Uploader
+from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull, UserError, first_of
 from jfs.object.retry import Retry
 from jfs.object.store import Buffer, ObjectStore
 
@@ -79,6 +82,13 @@ class BlockStore:
         self._sync_round: _SyncRound | None = None
         self._sync_error: StoreError | None = None
         self._to_prefetch, self._prefetches = trio.open_memory_channel[tuple[str, int]](PREFETCH_QUEUE)
+        self.staging: Staging | None = None
+        if isinstance(cache, DiskCache) and not options.read_only:
+            self.staging = Staging(cache, options)
+            target = Target(self._upload_once, self._exists, store.sync, self._unsynced_now, self.stats)
+            self._uploader = Uploader(self.staging, target, self._uploads, options)
+        elif options.writeback:
+            raise UserError("--writeback keeps blocks in a cache folder on a disk: name one with --cache-dir")
 
     # -- reading
 
@@ -148,6 +158,10 @@ class BlockStore:
                 if cached is not None:
                     self._count_hit(length)
                     return cached
+            staged = await self._read_staged(key, size)
+            if staged is not None:
+                self._count_hit(length)
+                return staged if length == size else staged[inside : inside + length]
             self.stats.misses += 1
             self.stats.miss_bytes += length
         if self._ranged and (cache is None or (inside > 0 and length * 4 <= size)):
@@ -156,6 +170,19 @@ class BlockStore:
             )
         block = await self._load(key, size)
         return block if length == size else block[inside : inside + length]
+
+    async def _read_staged(self, key: str, size: int) -> bytes | None:
+        """The block if it is staged, and only its staged file is left of it; None: ask the store."""
+        block = self.staging.get(key) if self.staging is not None else None
+        if block is None:
+            return None
+        try:
+            return await trio.to_thread.run_sync(block.folder.load, key, size, limiter=self._downloads)
+        except FileNotFoundError:  # uploaded meanwhile
+            return None
+        except OSError as error:
+            log.warning("staged block %s cannot be read: %s", key, error.strerror)
+            return None
 
     async def _load(self, key: str, size: int) -> Buffer:
         """The whole block, kept in the cache."""
@@ -200,22 +227,50 @@ class BlockStore:
 
     # -- writing
 
-    async def put(self, slice_id: int, index: int, data: memoryview | bytes | bytearray) -> None:
-        """Store one block; `data` may change again once this returns.  Not durable before `sync`.  Raises StoreError."""
+    async def put(self, slice_id: int, index: int, data: memoryview | bytes | bytearray, *, stage: bool = True) -> None:
+        """Store one block; `data` may change again once this returns.  Not durable before `sync`.  Raises StoreError.
+
+        With writeback the block is staged and uploaded later, unless `stage` is off.
+        """
         size = len(data)
         key = block_key(slice_id, index, size, hash_prefix=self.options.hash_prefix)
-        inline = self._local and size <= INLINE_PUT and time.monotonic() >= self._inline_from
-        if not (inline and self._store.local_path(key) is not None and self._put_inline(key, data)):
-            self.stats.uploading += 1
-            try:
-                await trio.to_thread.run_sync(self._upload, key, data, limiter=self._uploads)
-            finally:
-                self.stats.uploading -= 1
+        staged = stage and self.options.writeback and await self._stage(key, data)
+        if not staged:
+            await self._put_object(key, data)
         self._unsynced.add(key)
         if len(self._unsynced) >= MOST_UNSYNCED:
             self._many_unsynced.set()
-        if self._cache is not None and (size < self.options.block_size or self.options.cache_large_write):
+        if (
+            not staged
+            and self._cache is not None
+            and (size < self.options.block_size or self.options.cache_large_write)
+        ):
             self._cache.add(key, bytes(data))
+
+    async def _stage(self, key: str, data: Buffer) -> bool:
+        if self.staging is None:
+            return False
+        inline = len(data) <= INLINE_PUT and time.monotonic() >= self._inline_from
+        start = time.monotonic()
+        staged = await self.staging.put(key, data, inline=inline)
+        if inline:
+            self._took(time.monotonic() - start)
+        return staged
+
+    async def _put_object(self, key: str, data: Buffer) -> None:
+        inline = self._local and len(data) <= INLINE_PUT and time.monotonic() >= self._inline_from
+        if inline and self._store.local_path(key) is not None and self._put_inline(key, data):
+            return
+        self.stats.uploading += 1
+        try:
+            await trio.to_thread.run_sync(self._upload, self._store, key, data, limiter=self._uploads)
+        finally:
+            self.stats.uploading -= 1
+
+    def _took(self, seconds: float) -> None:
+        """A call on the loop took so long: whether the next ones go to threads."""
+        if seconds > SLOW_PUT_S:
+            self._inline_from = time.monotonic() + SLOW_PUT_MEMORY_S
 
     def _put_inline(self, key: str, data: Buffer) -> bool:
         """Whether the block is stored; if not, a thread shall try again, patiently."""
@@ -227,16 +282,28 @@ class BlockStore:
         except StoreError as error:
             log.warning("put %s: %s; trying again", key, error)
             return False
-        end = time.monotonic()
-        if end - start > SLOW_PUT_S:
-            self._inline_from = end + SLOW_PUT_MEMORY_S
+        self._took(time.monotonic() - start)
         self.stats.put.bytes += len(data)
         return True
 
-    def _upload(self, key: str, data: Buffer) -> None:
+    def _upload(self, store: ObjectStore, key: str, data: Buffer) -> None:
         encoded = self._codec.encode(data)
-        _counted(self.stats.put, lambda: self._store.put(key, encoded))
+        _counted(self.stats.put, lambda: store.put(key, encoded))
         self.stats.put.bytes += len(encoded)
+
+    def _upload_once(self, key: str, data: Buffer) -> None:
+        """For staged blocks: whoever uploads them has patience enough, and can be cancelled."""
+        self._upload(self._impatient, key, data)
+
+    def _exists(self, key: str) -> bool:
+        try:
+            self._impatient.head(key)
+        except ObjectMissing:
+            return False
+        return True
+
+    def _unsynced_now(self, key: str) -> bool:
+        return key in self._unsynced
 
     async def sync(self) -> None:
         """Return once every block put before this call is durable.  Raises StoreError: some of them may be lost."""
@@ -261,7 +328,7 @@ class BlockStore:
         self._many_unsynced = trio.Event()
         flushing = self._sync_round = _SyncRound()
         try:
-            await trio.to_thread.run_sync(self._store.sync, keys)
+            await self._sync_keys(keys)
         except StoreError as error:
             # The keys are not put back: the kernel has dropped their dirty pages, and a second flush would claim success.
             log.error("flushing %d objects to disk: %s", len(keys), error)
@@ -274,6 +341,16 @@ class BlockStore:
             flushing.done.set()
         return flushing.error
 
+    async def _sync_keys(self, keys: set[str]) -> None:
+        """Flush the blocks where they are: staged, or in the store.  Raises StoreError."""
+        if self.staging is not None and self.staging:
+            staged = [block for key in keys if (block := self.staging.get(key)) is not None]
+            if staged:
+                keys = keys.difference(block.key for block in staged)
+                await self._uploader.sync(staged)
+        if keys:
+            await trio.to_thread.run_sync(self._store.sync, keys)
+
     # -- removing
 
     async def remove(self, slice_id: int, size: int) -> None:
@@ -284,14 +361,29 @@ class BlockStore:
             path = self._store.local_path(key)
             if path is not None:
                 self._descriptors.drop(path)
+        gone: set[str] = set()
+        never: set[str] = set()
+        if self.staging is not None:
+            gone, never = await self.staging.discard(keys)
         for start in range(0, len(keys), REMOVE_BATCH):
-            await trio.to_thread.run_sync(self._delete, keys[start : start + REMOVE_BATCH], limiter=self._uploads)
+            batch = keys[start : start + REMOVE_BATCH]
+            await trio.to_thread.run_sync(self._delete, batch, gone, never, limiter=self._uploads)
 
-    def _delete(self, keys: list[str]) -> None:
+    def _delete(self, keys: list[str], staged: set[str], never_put: set[str]) -> None:
         for key in keys:
             if self._cache is not None:
                 self._cache.remove(key)
-            _counted(self.stats.delete, lambda key=key: self._store.delete(key))  # type: ignore[misc]
+            if key in staged:
+                self._unstage(key)
+            if key not in never_put:
+                _counted(self.stats.delete, lambda key=key: self._store.delete(key))  # type: ignore[misc]
+
+    def _unstage(self, key: str) -> None:
+        if self.staging is not None:
+            try:
+                self.staging.unlink(key)
+            except OSError as error:
+                raise StoreError(f"remove the staged block {key}: {error.strerror}") from error
 
     # -- background
 
@@ -315,6 +407,8 @@ class BlockStore:
             for _ in range(self.options.prefetch * PREFETCHERS):
                 nursery.start_soon(self._run_prefetch)
             nursery.start_soon(self._run_bounding)
+            if self.staging is not None:
+                nursery.start_soon(self._uploader.run)
             task_status.started()
             while True:
                 await trio.sleep(IDLE_SWEEP_S)
@@ -346,6 +440,8 @@ class BlockStore:
     async def close(self) -> None:
         """Let go of everything; what must be durable has been synced before."""
         self._descriptors.close()
+        if self.staging is not None:
+            self.staging.say_what_stays()
         if self._cache is not None:
             await trio.to_thread.run_sync(self._cache.close)
         await trio.to_thread.run_sync(self._store.close)

@@ -1,0 +1,320 @@
+"""Writeback's books: which blocks are staged, which of them is to be uploaded next, and whether one more may be staged.
+
+Strategy: the state lives on the trio loop; only file calls on large blocks go to threads.  The oldest block is due first, once
+`--upload-delay` and `--upload-hours` let it; a disk that runs full, and a mount that is being drained, override both.  A block
+stays in the books until the store has it for good (`uploader` sees to that) or until it is removed.
+
+What is not staged goes to the store at once: while the folder's disk is short of room (half of `--free-space-ratio`) or fails,
+while `--max-stage-write` blocks are being staged already, and while the mount is drained.
+"""
+
+import errno
+import heapq
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import trio
+
+from jfs.chunk.cache import DiskCache
+from jfs.chunk.hours import parse_hours
+from jfs.chunk.options import ChunkOptions
+from jfs.chunk.staging_dir import Found, StagingDir
+from jfs.chunk.stats import StagingCounts
+from jfs.errors import StoreError
+from jfs.object.store import Buffer
+from jfs.units import show_size
+
+PRESSED: Final = 0.5
+"""Of `--free-space-ratio`: with less than that free nothing more is staged (the peer's figure)."""
+
+REST_S: Final = 1.0
+LONGEST_REST_S: Final = 60.0
+"""So long a folder that failed gets no new blocks; doubled with each failure in a row."""
+
+WRITERS: Final = 16
+"""Threads that stage large blocks; more than a disk's queue needs."""
+
+log = logging.getLogger(__name__)
+
+
+class Staged:
+    """A block that is staged."""
+
+    __slots__ = ("attempted", "dropped", "folder", "key", "since", "size", "uploading")
+
+    def __init__(self, folder: StagingDir, key: str, size: int, since: float, *, attempted: bool) -> None:
+        self.folder = folder
+        self.key = key
+        self.size = size
+        self.since = since
+        self.attempted = attempted
+        """The store may have the object already."""
+        self.uploading = False
+        self.dropped = False
+
+
+class _Rest:
+    """A folder that failed is left alone for a while."""
+
+    __slots__ = ("failures", "until")
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.until = 0.0
+
+
+class Staging:
+    """The staged blocks of one mount."""
+
+    def __init__(self, cache: DiskCache, options: ChunkOptions, clock: Callable[[], float] = time.time) -> None:
+        """`clock` gives unix seconds."""
+        self._cache = cache
+        self._options = options
+        self._clock = clock
+        self._hours = parse_hours(options.upload_hours)
+        checksums = options.verify_cache_checksum != "none"
+        self._dirs = {
+            each.folder: StagingDir(each, mode=options.cache_mode, checksums=checksums) for each in cache.dirs
+        }
+        self._rests = {folder: _Rest() for folder in self._dirs}
+        self._blocks: dict[str, Staged] = {}
+        self._queue: list[tuple[float, int, Staged]] = []
+        self._busy: set[Staged] = set()
+        self._serial = 0
+        self._writers = trio.CapacityLimiter(WRITERS)
+        self._due = trio.lowlevel.ParkingLot()
+        self._settled = trio.lowlevel.ParkingLot()
+        self._pressed = False
+        self.scanned = False
+        """Whether the books hold all that earlier mounts left."""
+        self.draining = False
+        self.counts = StagingCounts()
+
+    # -- what is staged
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._blocks
+
+    def get(self, key: str) -> Staged | None:
+        return self._blocks.get(key)
+
+    @property
+    def dirs(self) -> list[StagingDir]:
+        return list(self._dirs.values())
+
+    def oldest(self) -> Staged | None:
+        """The block that waits for the longest time."""
+        self._skip_dropped()
+        waiting = [self._queue[0][2]] if self._queue else []
+        return min((*waiting, *self._busy), key=_since, default=None)
+
+    def age(self, block: Staged) -> float:
+        """Seconds since it was staged."""
+        return max(self._clock() - block.since, 0.0)
+
+    def snapshot(self) -> StagingCounts:
+        """The counters, with what is staged right now."""
+        oldest = self.oldest()
+        self.counts.blocks = len(self._blocks)
+        self.counts.oldest_s = 0.0 if oldest is None else self.age(oldest)
+        return self.counts
+
+    def say_what_stays(self) -> None:
+        """At the end of the mount."""
+        if self._blocks:
+            log.warning(
+                "%d blocks (%s) are staged and not uploaded yet: the next mount with this cache folder does it",
+                len(self._blocks),
+                show_size(self.counts.bytes),
+            )
+
+    # -- staging
+
+    async def put(self, key: str, data: Buffer, *, inline: bool) -> bool:
+        """Stage the block, on the loop if `inline`.  False: it was not, and has to go to the store at once."""
+        folder = self._folder_for(key, len(data))
+        if folder is None:
+            return False
+        self.counts.writing += 1
+        try:
+            if inline:
+                folder.write(key, data)
+            else:
+                await trio.to_thread.run_sync(folder.write, key, data, limiter=self._writers)
+        except OSError as error:
+            self.rest(folder, f"stage {key}", error)
+            return False
+        finally:
+            self.counts.writing -= 1
+        self._rests[folder.cache.folder].failures = 0
+        self.counts.write_bytes += len(data)
+        self._add(Staged(folder, key, len(data), self._clock(), attempted=False))
+        return True
+
+    def _folder_for(self, key: str, size: int) -> StagingDir | None:
+        options = self._options
+        if not options.writeback or self.draining or size >= (options.writeback_threshold_size or size + 1):
+            return None
+        if 0 < options.max_stage_write <= self.counts.writing:
+            return None
+        home = self._cache.home(key)
+        if home is None or self._rests[home.folder].until > self._clock():
+            return None
+        folder = self._dirs[home.folder]
+        return folder if self._has_room(folder) else None
+
+    def _has_room(self, folder: StagingDir) -> bool:
+        try:
+            enough = folder.free_share() >= self._options.free_space_ratio * PRESSED
+        except OSError as error:
+            self.rest(folder, "look for free space", error)
+            return False
+        if not enough and not self._pressed:
+            self._pressed = True
+            self._due.unpark_all()  # what is staged makes room, whatever the delay
+        return enough
+
+    def look_for_room(self) -> None:
+        """Now and then: whether a disk is still, or again, short of room."""
+        if self._blocks:
+            self._pressed = not all(self._has_room(folder) for folder in self._dirs.values())
+
+    def rest(self, folder: StagingDir, what: str, error: OSError | StoreError) -> None:
+        """The folder failed: nothing is staged in it for a while; what lies there stays."""
+        self.counts.errors += 1
+        rest = self._rests[folder.cache.folder]
+        pause = min(REST_S * 2.0 ** min(rest.failures, 10), LONGEST_REST_S)
+        rest.failures += 1
+        rest.until = self._clock() + pause
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        level = logging.INFO if full and rest.failures > 1 else logging.WARNING
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        log.log(level, "staging folder %s: %s: %s; blocks go to the store", folder.cache.folder, what, reason)
+
+    def _add(self, block: Staged) -> None:
+        known = self._blocks.get(block.key)
+        if known is not None:  # staged again after a failure elsewhere: the same bytes in the same place
+            return
+        self._blocks[block.key] = block
+        self.counts.bytes += block.size
+        self._enqueue(block)
+
+    def _enqueue(self, block: Staged) -> None:
+        self._serial += 1
+        heapq.heappush(self._queue, (block.since, self._serial, block))
+        self._due.unpark()
+
+    def take_over(self, folder: StagingDir, found: Found) -> bool:
+        """Enter what lies in the folder and is not in the books: an earlier mount's, or another's of the same folder."""
+        if found.key in self._blocks or not os.path.exists(folder.path(found.key)):
+            return False  # known, or uploaded or removed since it was found
+        self._add(Staged(folder, found.key, found.size, found.since, attempted=True))
+        return True
+
+    # -- uploading
+
+    async def next_due(self) -> Staged:
+        """The oldest block that nobody uploads, once it is due.  Give it back, or settle it."""
+        while True:
+            self._skip_dropped()
+            wait = self._wait(self._queue[0][2]) if self._queue else float("inf")
+            if wait <= 0:
+                block = heapq.heappop(self._queue)[2]
+                block.uploading = block.attempted = True
+                self._busy.add(block)
+                return block
+            with trio.move_on_after(wait):
+                await self._due.park()
+
+    def _wait(self, block: Staged) -> float:
+        """Seconds until the block may be uploaded."""
+        if self.draining or self._pressed or not self._options.writeback:
+            return 0.0
+        now = self._clock()
+        delay = self._options.upload_delay
+        left = min(max(block.since + delay - now, 0.0), delay)  # a clock that was set back delays nothing further
+        return max(left, self._hours.wait(now + left) + left if self._hours is not None else 0.0)
+
+    def _skip_dropped(self) -> None:
+        while self._queue and self._queue[0][2].dropped:
+            heapq.heappop(self._queue)
+
+    def give_back(self, block: Staged) -> None:
+        """The upload failed: the block waits for another."""
+        self._end_upload(block)
+        if not block.dropped:
+            self._enqueue(block)
+
+    def settle(self, block: Staged) -> None:
+        """The block is out of the books: the store has it, or it is no block at all."""
+        self._end_upload(block)
+        self._drop(block)
+
+    def _end_upload(self, block: Staged) -> None:
+        block.uploading = False
+        self._busy.discard(block)
+        self._settled.unpark_all()
+
+    def give_all_back(self) -> None:
+        """Nobody uploads any more."""
+        for block in list(self._busy):
+            self.give_back(block)
+
+    def _drop(self, block: Staged) -> None:
+        if not block.dropped:
+            block.dropped = True
+            del self._blocks[block.key]
+            self.counts.bytes -= block.size
+
+    async def wait_upload(self, block: Staged) -> None:
+        """Return once nobody uploads the block."""
+        while block.uploading:
+            await self._settled.park()
+
+    def claim(self, block: Staged) -> None:
+        """Upload the block out of turn.  Give it back, or settle it."""
+        self._queue = [entry for entry in self._queue if entry[2] is not block]
+        heapq.heapify(self._queue)
+        block.uploading = block.attempted = True
+        self._busy.add(block)
+
+    def drain(self, *, on: bool) -> None:
+        """From now on stage nothing, and upload everything at once; or the end of that."""
+        self.draining = on
+        if on:
+            self._due.unpark_all()
+
+    # -- removing
+
+    async def discard(self, keys: Iterable[str]) -> tuple[set[str], set[str]]:
+        """Take deleted blocks out of the books: the keys to `unlink`, and those that the store was never given."""
+        gone: set[str] = set()
+        never: set[str] = set()
+        for key in keys:
+            block = self._blocks.get(key)
+            if block is None:
+                if not self.scanned:
+                    gone.add(key)  # perhaps
+                continue
+            await self.wait_upload(block)
+            if not block.dropped:
+                self._drop(block)
+                gone.add(key)
+                if not block.attempted:
+                    never.add(key)
+        return gone, never
+
+    def unlink(self, key: str) -> None:
+        """Remove a deleted block's staged file, wherever it lies.  Blocking.  Raises OSError."""
+        for folder in self._dirs.values():
+            folder.remove(key)
+
+
+def _since(block: Staged) -> float:
+    return block.since

@@ -1,0 +1,138 @@
+"""One folder of staged blocks, in the peer's layout: blocking calls on files, with no state but what the disk holds.
+
+`{folder}/rawstaging/{object key}` holds the block's plain bytes and their checksum tail; it gets its name when it is whole.
+`{folder}/raw/{object key}` is a second link to the same file: readers find it there as any cached block, and it stays when the
+block is uploaded and the first link goes.  A file that cannot be its block (a power cut before anybody's fsync) is moved to
+`rawdamaged/`: it is not data, and nobody uploads it.
+"""
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import msgspec
+
+from jfs.chunk import checksum
+from jfs.chunk.cache_dir import LEFTOVER_AGE_S, CacheDir, make_private, walk
+from jfs.chunk.layout import parse_name
+from jfs.errors import BadObject
+from jfs.object.file import FileStore, publish
+from jfs.object.store import Buffer
+
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+
+log = logging.getLogger(__name__)
+
+
+class Found(msgspec.Struct, frozen=True, gc=False):
+    """A staged block as found on the disk; `since` is when it was staged, unix seconds."""
+
+    key: str
+    size: int
+    since: float
+
+
+class StagingDir:
+    """The staged blocks of one cache folder.  Safe to share between threads."""
+
+    def __init__(self, cache: CacheDir, *, mode: int, checksums: bool) -> None:
+        self.cache = cache
+        self._mode = mode
+        self._checksums = checksums
+        self._root = f"{cache.folder}/rawstaging/"
+        self._flusher = FileStore(self._root)
+
+    def path(self, key: str) -> str:
+        return self._root + key
+
+    def write(self, key: str, data: Buffer) -> None:
+        """Stage the block; it survives this process, and with `sync` the power.  Raises OSError, and leaves nothing then."""
+        path = self._root + key
+        temp = f"{path}.tmp"
+        tail = checksum.tail_of(data) if self._checksums else b""
+        publish(self._create(temp), temp, path, data, tail, mode=self._mode)
+        try:
+            self._link(key)
+        except OSError as error:  # it is staged all the same, and `load` finds it
+            log.warning("staged block %s is not in the cache: %s", path, error.strerror)
+        else:
+            self.cache.adopt(key, len(data))
+
+    def _create(self, temp: str) -> int:
+        try:
+            return os.open(temp, _NEW, self._mode)
+        except FileNotFoundError:
+            make_private(os.path.dirname(temp))
+            self._flusher.forget_folders()
+            return os.open(temp, _NEW, self._mode)
+
+    def _link(self, key: str) -> None:
+        cached = self.cache.path(key)
+        try:
+            os.link(self._root + key, cached)
+        except FileNotFoundError:
+            make_private(os.path.dirname(cached))
+            os.link(self._root + key, cached)
+        except FileExistsError:  # the same block, cached before
+            return
+
+    def load(self, key: str, size: int) -> bytes:
+        """The staged block, verified.  Raises FileNotFoundError, OSError, and BadObject for what cannot be the block."""
+        return _load(self._root + key, size)
+
+    def load_cached(self, key: str, size: int) -> bytes:
+        """The same from the second link."""
+        return _load(self.cache.path(key), size)
+
+    def remove(self, key: str) -> None:
+        """Forget the staged link, if there is one; the cached one stays.  Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._root + key)
+
+    def set_aside(self, key: str) -> str:
+        """Move a file that is no block out of the way, with its cached link; where it is now.  Raises OSError."""
+        aside = f"{self.cache.folder}/rawdamaged/{key}"
+        make_private(os.path.dirname(aside))
+        os.rename(self._root + key, aside)
+        self.cache.remove(key)
+        return aside
+
+    def sync(self, keys: Iterable[str]) -> None:
+        """Make those of the blocks that are staged here durable, with their names.  Raises StoreError."""
+        self._flusher.sync(keys)
+
+    def scan(self) -> Iterator[Found]:
+        """What is staged; temporary files that nobody is writing any more go.  Raises OSError."""
+        for key, found in walk(self._root):
+            if key.endswith(".tmp"):
+                if time.time() - found.st_mtime > LEFTOVER_AGE_S:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(self._root + key)
+                continue
+            name = parse_name(key)
+            if name is not None:
+                yield Found(key, name.size, found.st_mtime)
+
+    def free_share(self) -> float:
+        """The part of the disk's space or inodes that is free, whichever is less.  Raises OSError."""
+        disk = os.statvfs(self.cache.folder)
+        space = disk.f_bavail / max(disk.f_blocks, 1)
+        return min(space, disk.f_favail / disk.f_files) if disk.f_files else space
+
+
+def _load(path: str, size: int) -> bytes:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        tail_size = checksum.tail_size(fd, size)
+        if tail_size is None:
+            raise BadObject(f"{path} has {os.fstat(fd).st_size} bytes for a block of {size}")
+        data = os.pread(fd, size, 0)
+        tail = os.pread(fd, tail_size, size) if tail_size else b""
+    finally:
+        os.close(fd)
+    if len(data) != size or (tail_size and checksum.tail_of(data) != tail):
+        raise BadObject(f"{path} does not match its checksums")
+    return data

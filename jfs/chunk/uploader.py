@@ -1,0 +1,277 @@
+"""Brings staged blocks to the store, in the background, until the store has them for good.
+
+Order.  A staged file goes only when its object is as durable as the file was: a block that somebody's fsync has acknowledged is
+flushed in the store first (remote stores: put means stored); one that nobody has asked for yet is left to the next sync.
+
+A store that fails is asked again and again, by each worker after a short pause that grows to 1.5 s; the log says so at once and
+then each minute.  A block that cannot be one (see `staging_dir`) is moved aside; one whose file is gone was uploaded by another
+mount of the same folder, or is looked for behind its second link.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import trio
+
+from jfs.chunk.options import ChunkOptions
+from jfs.chunk.staging import Staged, Staging
+from jfs.chunk.staging_dir import Found, StagingDir
+from jfs.chunk.stats import ChunkStats
+from jfs.errors import BadObject, StoreError
+from jfs.object.retry import delay_after
+from jfs.object.store import Buffer
+from jfs.units import show_size
+
+RESCAN_S: Final = 3600.0
+LOOK_S: Final = 10.0
+REPORT_S: Final = 60.0
+STALE_S: Final = 3600.0
+"""A block that is staged for so long after it could have been uploaded is worth a warning."""
+
+STALE_REPORT_S: Final = 3600.0
+TURN: Final = 1000
+DAY_S: Final = 86400.0
+
+log = logging.getLogger(__name__)
+
+
+class Target:
+    """The part of the block store that uploading needs; blocking calls, without patience of their own."""
+
+    def __init__(
+        self,
+        put: Callable[[str, Buffer], None],
+        exists: Callable[[str], bool],
+        flush: Callable[[Iterable[str]], None],
+        unsynced: Callable[[str], bool],
+        stats: ChunkStats,
+    ) -> None:
+        self.put = put
+        self.exists = exists
+        self.flush = flush
+        self.unsynced = unsynced
+        """Whether the key waits for a sync in which the store would flush it.  For the loop."""
+        self.stats = stats
+
+
+class Uploader:
+    """The background of one mount's staging."""
+
+    def __init__(self, staging: Staging, target: Target, limiter: trio.CapacityLimiter, options: ChunkOptions) -> None:
+        self._staging = staging
+        self._target = target
+        self._limiter = limiter
+        self._workers = options.max_uploads
+        self._stale_s = STALE_S + options.upload_delay + (DAY_S if options.upload_hours else 0.0)
+        self._uploaded: list[Staged] = []
+        self._finishing = trio.lowlevel.ParkingLot()
+        self._failures = 0
+        self._reported = float("-inf")
+        self._stale_reported = float("-inf")
+
+    async def run(self) -> None:
+        """Until cancelled; an upload under way is then left to whoever comes next."""
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(self._workers):
+                    nursery.start_soon(self._work)
+                nursery.start_soon(self._finish)
+                nursery.start_soon(self._watch)
+                while True:
+                    await self._take_over()
+                    await trio.sleep(RESCAN_S)
+        finally:
+            self._uploaded.clear()
+            self._staging.give_all_back()
+
+    # -- uploading
+
+    async def _work(self) -> None:
+        while True:
+            block = await self._staging.next_due()
+            self._target.stats.uploading += 1
+            try:
+                worked = await self._try(block)
+            finally:
+                self._target.stats.uploading -= 1
+            if not worked:
+                await trio.sleep(delay_after(self._failures))
+
+    async def _try(self, block: Staged) -> bool:
+        """One upload; False: it failed, and the store may need a pause."""
+        try:
+            await trio.to_thread.run_sync(self._transfer, block, limiter=self._limiter, abandon_on_cancel=True)
+        except BadObject as error:
+            await self._set_aside(block, error)
+        except (StoreError, OSError) as error:
+            self._staging.give_back(block)
+            self._failed(block, error)
+            return False
+        else:
+            self._succeeded()
+            self._uploaded.append(block)
+            self._finishing.unpark()
+        return True
+
+    def _transfer(self, block: Staged) -> None:
+        try:
+            data = block.folder.load(block.key, block.size)
+        except FileNotFoundError:
+            if self._target.exists(block.key):
+                return  # another mount of this cache folder was here
+            try:
+                data = block.folder.load_cached(block.key, block.size)
+            except FileNotFoundError:
+                raise BadObject(f"{block.folder.path(block.key)} is gone, and the store has no such object") from None
+        self._target.put(block.key, data)
+
+    async def upload(self, block: Staged) -> None:
+        """Bring this block to the store now, durably.  Raises StoreError."""
+        await self._staging.wait_upload(block)
+        if block.dropped:
+            return
+        self._staging.claim(block)
+        try:
+            await trio.to_thread.run_sync(self._transfer, block, limiter=self._limiter)
+            await trio.to_thread.run_sync(self._target.flush, [block.key])
+        except OSError as error:
+            self._staging.give_back(block)
+            raise StoreError(f"staged block {block.key}: {error.strerror}") from error
+        except BaseException:
+            self._staging.give_back(block)
+            raise
+        self._done(block)
+        await self._unlink([block])
+
+    async def sync(self, blocks: list[Staged]) -> None:
+        """Make these blocks durable where they are staged; what a failing disk may lose goes to the store.
+
+        Raises StoreError.
+        """
+        folders: dict[StagingDir, list[Staged]] = {}
+        for block in blocks:
+            folders.setdefault(block.folder, []).append(block)
+        for folder, those in folders.items():
+            try:
+                await trio.to_thread.run_sync(folder.sync, [block.key for block in those])
+            except StoreError as error:
+                log.error("flushing %d staged blocks: %s; they go to the store now", len(those), error)
+                self._staging.rest(folder, "flush", error)
+                for block in those:
+                    await self.upload(block)
+
+    def _failed(self, block: Staged, error: Exception) -> None:
+        self._staging.counts.errors += 1
+        self._failures += 1
+        now = trio.current_time()
+        if now - self._reported >= REPORT_S:
+            self._reported = now
+            log.warning("staged block %s cannot be uploaded yet: %s (%s)", block.key, error, self._waiting())
+
+    def _succeeded(self) -> None:
+        if self._failures:
+            self._failures = 0
+            self._reported = float("-inf")
+            log.info("staged blocks are uploaded again (%s)", self._waiting())
+
+    def _waiting(self) -> str:
+        counts = self._staging.snapshot()
+        return f"{counts.blocks} blocks, {show_size(counts.bytes)}, wait, the oldest for {counts.oldest_s:.0f} s"
+
+    async def _set_aside(self, block: Staged, error: BadObject) -> None:
+        self._staging.counts.errors += 1
+        try:
+            aside = await trio.to_thread.run_sync(block.folder.set_aside, block.key)
+        except FileNotFoundError:
+            log.error("staged block %s is lost: %s", block.key, error)
+        except OSError as failure:
+            log.error("staged block %s is no block: %s; moving it aside: %s", block.key, error, failure.strerror)
+        else:
+            log.error("staged block %s is no block: %s; moved to %s", block.key, error, aside)
+        self._staging.settle(block)
+
+    # -- after the upload
+
+    async def _finish(self) -> None:
+        """Let go of staged files whose objects are safe; whatever was uploaded meanwhile shares one flush."""
+        while True:
+            while not self._uploaded:
+                await self._finishing.park()
+            batch, self._uploaded = self._uploaded, []
+            # Who is still to be synced becomes the store's business here and now, in one step with the books.
+            first: list[Staged] = []
+            later: list[Staged] = []
+            for block in batch:
+                if self._target.unsynced(block.key):
+                    self._done(block)
+                    later.append(block)
+                else:
+                    first.append(block)
+            try:
+                await trio.to_thread.run_sync(self._flush, first)
+            except StoreError as error:
+                for block in first:
+                    self._staging.give_back(block)
+                    self._failed(block, error)
+            else:
+                for block in first:
+                    self._done(block)
+                later += first
+            await self._unlink(later)
+
+    async def _unlink(self, blocks: list[Staged]) -> None:
+        try:
+            await trio.to_thread.run_sync(_unlink, blocks)
+        except OSError as error:  # the next mount uploads it once more: harmless
+            log.warning("staged files stay behind after their upload: %s", error)
+
+    def _flush(self, blocks: list[Staged]) -> None:
+        if blocks:
+            self._target.flush([block.key for block in blocks])
+
+    def _done(self, block: Staged) -> None:
+        self._staging.counts.delay_s += self._staging.age(block)
+        self._staging.settle(block)
+
+    # -- watching
+
+    async def _take_over(self) -> None:
+        """Find what lies in the folders: of a mount that ended, or of one beside this."""
+        for folder in self._staging.dirs:
+            try:
+                found = await trio.to_thread.run_sync(_scan, folder, abandon_on_cancel=True)
+            except OSError as error:
+                self._staging.rest(folder, "look for staged blocks", error)
+                continue
+            count = size = 0
+            for number, block in enumerate(found, 1):
+                if self._staging.take_over(folder, block):
+                    count, size = count + 1, size + block.size
+                if number % TURN == 0:
+                    await trio.lowlevel.checkpoint()
+            if count:
+                log.info("%d staged blocks (%s) found in %s", count, show_size(size), folder.cache.folder)
+        self._staging.scanned = True
+
+    async def _watch(self) -> None:
+        """Say when blocks stay staged for too long."""
+        while True:
+            await trio.sleep(LOOK_S)
+            self._staging.look_for_room()
+            oldest = self._staging.oldest()
+            late = oldest is not None and self._staging.age(oldest) > self._stale_s
+            if late and oldest is not None and trio.current_time() - self._stale_reported >= STALE_REPORT_S:
+                self._stale_reported = trio.current_time()
+                since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(oldest.since))
+                log.warning("block %s is staged since %s and not uploaded (%s)", oldest.key, since, self._waiting())
+
+
+def _scan(folder: StagingDir) -> list[Found]:
+    return sorted(folder.scan(), key=lambda found: found.since)
+
+
+def _unlink(blocks: list[Staged]) -> None:
+    for block in blocks:
+        block.folder.remove(block.key)
