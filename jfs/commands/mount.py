@@ -95,6 +95,30 @@ def default_log() -> str:
     default="extend",
     text="how the checksums of cached blocks are verified",
 )
+@arguments.switch(
+    "--writeback", text="acknowledge blocks once they are in the cache folder; upload them in the background"
+)
+@arguments.value(
+    "--writeback-threshold-size",
+    kind=arguments.Size(),
+    default=0,
+    text="with --writeback: only blocks smaller than this, bytes without a unit; 0: all",
+)
+@arguments.value(
+    "--max-stage-write",
+    kind=arguments.Whole(),
+    default=1000,
+    text="with --writeback: blocks being written to the cache folder at once, the next go to the store; 0: no limit",
+)
+@arguments.value(
+    "--upload-delay",
+    kind=arguments.Duration(),
+    default=0.0,
+    text="with --writeback: seconds before a block is uploaded",
+)
+@arguments.value(
+    "--upload-hours", default="", text="with --writeback: upload between these hours of the day only, such as 23,5"
+)
 @arguments.not_yet(
     "--storage",
     "--bucket",
@@ -103,14 +127,11 @@ def default_log() -> str:
     "--root-squash",
     "--all-squash",
     "--umask",
-    "--upload-delay",
-    "--upload-hours",
     "--consul",
     "--custom-labels",
     "--metrics",
     "--network-interfaces",
     switches=(
-        "--writeback",
         "--enable-cap",
         "--enable-selinux",
         "--enable-ioctl",
@@ -126,8 +147,6 @@ def default_log() -> str:
     "--open-cache-limit",
     "--get-timeout",
     "--put-timeout",
-    "--max-stage-write",
-    "--writeback-threshold-size",
     "--backup-meta",
     switches=(
         "--disable-transparent-hugepage",
@@ -166,6 +185,8 @@ def command(arguments: tuple[str, ...], **options: Any) -> int:
 
 def _check_numbers(options: dict[str, Any]) -> None:
     """Turn the options that are written in a notation of their own into numbers.  UserError."""
+    from jfs.chunk.hours import parse_hours
+
     try:
         options["cache_mode"] = int(options["cache_mode"], 8)
     except ValueError:
@@ -180,6 +201,10 @@ def _check_numbers(options: dict[str, Any]) -> None:
         raise UserError(
             f'Invalid value "{options["free_space_ratio"]}" for "free-space-ratio": from 0 to below 1 is wanted'
         )
+    parse_hours(options["upload_hours"])
+    if options["writeback"] and options["read_only"]:
+        log.warning("--writeback has no effect on a read-only mount")
+        options["writeback"] = False
     if options["cache_dir"] and options["cache_dir"] != "memory":
         options["cache_dir"] = ":".join(os.path.abspath(part) for part in options["cache_dir"].split(":") if part)
 
