@@ -10,6 +10,7 @@ from jfs.commands.format import GIB, place
 from jfs.errors import UserError
 from jfs.meta import volume_format
 from jfs.meta.run import read, run, run_inline
+from jfs.meta.secrets import sealed
 from jfs.meta.settings import Settings, go_json
 from jfs.meta.transaction import Engine
 from jfs.volume import connect, storage_is_tested, try_storage
@@ -39,6 +40,7 @@ CHANGEABLE: Final = (
 @arguments.switch("--dir-stats", default=None, text="keep statistics of every directory")
 @arguments.value("--upload-limit", kind=arguments.Rate(), text="most that a client uploads, Mbps; 0: no limit")
 @arguments.value("--download-limit", kind=arguments.Rate(), text="most that a client downloads, Mbps; 0: no limit")
+@arguments.switch("--encrypt-secret", text="encrypt the secrets in the settings that are stored in plain text")
 @arguments.switch("--yes", "-y", text="answer yes to every question")
 @arguments.switch("--force", text="skip the checks")
 @arguments.not_yet(
@@ -55,7 +57,7 @@ CHANGEABLE: Final = (
     "--ranger-rest-url",
     "--ranger-service",
     "--kerberos-config-file",
-    switches=("--enable-acl", "--encrypt-secret", "--user-group-quota", "--changelog"),
+    switches=("--enable-acl", "--user-group-quota", "--changelog"),
 )
 def command(arguments: tuple[str, ...], **options: Any) -> None:
     """Show the settings of a volume, or change those that are given."""
@@ -63,15 +65,17 @@ def command(arguments: tuple[str, ...], **options: Any) -> None:
     try:
         settings = run_inline(read(engine, volume_format.load_settings))
         given = {name: options[name] for name in CHANGEABLE if options[name] is not None}
-        if not given:
+        seal = options["encrypt_secret"]
+        if not given and not seal:
             print(go_json(settings.public(), indent=2).decode())
             return
-        _change(engine, settings, given, yes=options["yes"], force=options["force"])
+        _change(engine, settings, given, seal=seal, yes=options["yes"], force=options["force"])
     finally:
         run_inline(engine.close())
 
 
-def _change(engine: Engine, settings: Settings, given: dict[str, Any], *, yes: bool, force: bool) -> None:
+def _change(engine: Engine, settings: Settings, given: dict[str, Any], *, seal: bool, yes: bool, force: bool) -> None:
+    """Check, store and tell the changes; `seal`: encrypt the secrets too."""
     if "storage" in given or "bucket" in given:
         storage = given.get("storage", settings.storage)
         given["bucket"] = place(storage, given.get("bucket", settings.bucket))
@@ -81,6 +85,10 @@ def _change(engine: Engine, settings: Settings, given: dict[str, Any], *, yes: b
         if before != value:
             lines.append(f"{name.replace('_', '-'):>10}: {_show(name, before)} -> {_show(name, value)}")
             setattr(settings, name, value)
+    if seal and not settings.key_encrypted:
+        settings = sealed(settings)
+        if settings.key_encrypted:
+            lines.append("encrypt-secret: false -> true")
     if not lines:
         print("Nothing changed.")
         return

@@ -115,7 +115,7 @@ def test_a_database_of_another_program(tmp_path: Path) -> None:
         ("vol --storage s3", "storage s3 is not supported yet"),
         ("vol --storage frob", "invalid storage"),
         ("vol --trash-days -1", 'Invalid value "-1" for "trash-days"'),
-        ("vol --encrypt-rsa-key k.pem", "option --encrypt-rsa-key is not supported yet"),
+        ("vol --encrypt-rsa-key /nothing.pem", "load RSA key from /nothing.pem: No such file or directory"),
         ("vol --bucket /proc/nothing", "cannot create the bucket"),
     ],
 )
