@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from jfs.chunk.stats import ObjectCounts
+    from jfs.chunk.stats import ObjectCounts, StagingCounts
     from jfs.vfs.vfs import Vfs
 
 _STARTED: Final = time.monotonic()
@@ -60,7 +60,21 @@ def _data_path(vfs: "Vfs") -> dict[str, float]:
     }
     for method, counts in (("GET", stats.get), ("PUT", stats.put), ("DELETE", stats.delete)):
         figures |= _requests(method, counts)
+    if vfs.blocks.staging is not None:
+        figures |= _staging(vfs.blocks.staging.snapshot())
     return figures
+
+
+def _staging(counts: "StagingCounts") -> dict[str, float]:
+    return {
+        "staging_blocks": counts.blocks,
+        "staging_block_bytes": counts.bytes,
+        "staging_block_oldest_seconds": counts.oldest_s,
+        "staging_block_delay_seconds": counts.delay_s,
+        "staging_block_errors": counts.errors,
+        "staging_writing_blocks": counts.writing,
+        "staging_write_bytes": counts.write_bytes,
+    }
 
 
 def _requests(method: str, counts: "ObjectCounts") -> dict[str, float]:
