@@ -209,9 +209,8 @@ class BlockStore:
     def _get(self, key: str, offset: int, length: int | None) -> bytes:
         try:
             data = _counted(self.stats.get, lambda: self._store.get(key, offset, length))
-        except ObjectMissing:
-            log.error("object %s is missing in %s", key, self._store.describe())
-            raise
+        except ObjectMissing as error:  # whoever asked may know better, or where else to look
+            raise ObjectMissing(f"object {key} is missing in {self._store.describe()}") from error
         except BadObject as error:
             log.error("object %s is bad: %s", key, str(error).removeprefix(f"{key}: "))
             raise

@@ -136,7 +136,8 @@ class Compactor:
         for number, start in enumerate(range(plan.pos, plan.pos + plan.size, block_size)):
             end = min(start + block_size, plan.pos + plan.size)
             requests, began = self.requests, trio.current_time()
-            await self._blocks.put(new_id, number, await self._gather(plan.segments, start, end))
+            data = await self._gather(plan.segments, start, end)
+            await self._blocks.put(new_id, number, data, stage=False)
             await trio.sleep(trio.current_time() - began if self.requests != requests else 0)
 
     async def _gather(self, segments: list[Segment], start: int, end: int) -> bytearray:

@@ -5,6 +5,7 @@ or sees that others changed the file.  The usual read lies in one segment whose 
 waiting.  Holes are zeros and cost nothing.
 """
 
+import logging
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -14,12 +15,15 @@ import trio
 from jfs.errors import ObjectMissing, StoreError, first_of
 from jfs.meta.slices import Segment, visible
 from jfs.meta.types import CHUNK_SIZE, Ino, Slice
+from jfs.vfs.upload_wait import UploadWait
 
 if TYPE_CHECKING:
     from jfs.chunk.store import BlockStore
     from jfs.meta.client import MetaClient
     from jfs.vfs.files import OpenFile
     from jfs.vfs.handles import Handle
+
+log = logging.getLogger(__name__)
 
 RECORDS_TTL_S: Final = 1.0
 SEQUENTIAL_FROM: Final = 4
@@ -100,18 +104,23 @@ class Reader:
 
     async def _read_chunk(self, file: "OpenFile", index: int, pos: int, size: int) -> Bytes:
         tries = TRIES
+        wait: UploadWait | None = None
         while True:
             chunk = file.records.get(index)
             if chunk is None or trio.current_time() >= chunk.expires:
                 chunk = await self._load(file, index)
             try:
                 return await self._read_map(chunk, pos, size)
-            except ObjectMissing:
+            except ObjectMissing as error:
                 tries -= 1
                 known = chunk.segments
                 file.records.pop(index, None)
                 chunk = await self._load(file, index)
-                if not tries or chunk.segments == known:
+                if tries and chunk.segments != known:
+                    continue
+                wait = wait or UploadWait(self._meta)
+                if not await wait.again(error):
+                    log.error("inode %d: %s", file.ino, error)
                     raise
 
     async def _load(self, file: "OpenFile", index: int) -> ChunkMap:

@@ -107,7 +107,7 @@ class Running:
         await self._nursery.start(self.blocks.run)
         return self.blocks
 
-    async def __aexit__(self, *error: Any) -> None:
+    async def __aexit__(self, *error: object) -> None:
         self._nursery.cancel_scope.cancel()
         await self._manager.__aexit__(*error)
         await self.blocks.close()

@@ -3,7 +3,6 @@
 import random
 from pathlib import Path
 
-import pytest
 import trio
 
 from jfs.meta.engines import open_engine
@@ -15,7 +14,6 @@ from tests.vfs.mounted import BLOCK, MIB, RDONLY, mount, mounted, pattern
 PAGE = 4096
 
 
-@pytest.mark.logs("is missing")
 async def test_reading_beside_compaction_and_removal(tmp_path: Path) -> None:
     """Old slices vanish under the reader, who must see whole pages, each either old or new."""
     engine = open_engine(f"sqlite3://{tmp_path}/meta.db", create=True)

@@ -113,7 +113,6 @@ async def test_a_change_of_mode_does_not_hide_what_another_client_added() -> Non
         await m.close(handle)
 
 
-@pytest.mark.logs("is missing")
 async def test_a_chunk_compacted_by_another_client_is_read_from_its_new_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader_module, "RECORDS_TTL_S", 1000.0)
     engine, store = MemoryEngine(), ScriptedStore()

@@ -1,0 +1,45 @@
+"""A read's patience with a block that the store does not have: another client may have staged it and not uploaded it yet.
+
+Nothing in the metadata tells whether that is so.  Where this client is the volume's only one nobody is waited for.
+"""
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from jfs.errors import ObjectMissing
+from jfs.meta import sessions
+from jfs.meta.run import read
+from jfs.object.retry import delay_after
+
+if TYPE_CHECKING:
+    from jfs.meta.client import MetaClient
+
+LIMIT_S: Final = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class UploadWait:
+    """One read's waiting; as long as it lasts the read can be cancelled."""
+
+    def __init__(self, meta: "MetaClient") -> None:
+        self._meta = meta
+        self._attempt = 0
+        self._deadline = trio.current_time() + LIMIT_S
+
+    async def again(self, error: ObjectMissing) -> bool:
+        """Wait a little before the next try; False: there is no point in one."""
+        left = self._deadline - trio.current_time()
+        if left <= 0 or (self._attempt == 0 and not await self._has_company()):
+            return False
+        if self._attempt == 0:
+            log.warning("%s; if another client has staged it, it comes: waiting up to %g s", error, LIMIT_S)
+        await trio.sleep(min(delay_after(self._attempt), left))
+        self._attempt += 1
+        return True
+
+    async def _has_company(self) -> bool:
+        """Whether the volume has other clients than this."""
+        return any(session.sid != self._meta.sid for session in await read(self._meta.engine, sessions.all_sessions))
