@@ -12,6 +12,7 @@ from typing import IO, Self
 
 from tests.deadline import eventually
 from tests.tikv.build import build
+from tests.tikv.control import Control
 
 # Below the range that the kernel and other servers of the tests take ports from.
 LOWEST_PORT, HIGHEST_PORT = 15000, 22767
@@ -41,8 +42,8 @@ class Cluster:
     """PD and the stores of one cluster; `data` is a folder that keeps its content, None keeps it in memory."""
 
     def __init__(self, data: Path | None = None, splits: Sequence[bytes] = (), stores: int = 2) -> None:
-        self.data = data
-        self.splits = list(splits)
+        self._data = data
+        self._splits = list(splits)
         self._stores = stores
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
@@ -59,6 +60,11 @@ class Cluster:
         assert self._process is not None, "the cluster was not started"
         return self._process.pid
 
+    @property
+    def control(self) -> Control:
+        """The tests' own door."""
+        return Control(self._ports[-1])
+
     def url(self, prefix: str) -> str:
         """The meta URL of a volume under `prefix`."""
         return f"tikv://{self.pd}/{prefix}"
@@ -66,8 +72,15 @@ class Cluster:
     def start(self) -> Self:
         """Start on free ports and return once every port answers."""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
-        self._ports = free_ports(2 + self._stores)
-        self._launch()
+        for _ in range(5):
+            self._ports = free_ports(2 + self._stores)
+            try:
+                self._launch()
+            except AssertionError:
+                if "address already in use" not in self.log_tail():
+                    raise
+                continue  # somebody was faster
+            break
         return self
 
     def stop(self) -> None:
@@ -84,7 +97,7 @@ class Cluster:
         """kill -9, paused or not; `restart` starts it again."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()
             self._process = None
 
     def restart(self) -> None:
@@ -104,7 +117,7 @@ class Cluster:
         """AssertionError with the end of the log if the server ended by itself."""
         if self._process is not None and self._process.poll() is not None:
             status = self._process.returncode
-            self._process = None
+            self.kill()
             raise AssertionError(f"the TiKV test server ended with {status}; its log ends with\n{self.log_tail()}")
 
     def log_tail(self, lines: int = 40) -> str:
@@ -120,18 +133,27 @@ class Cluster:
         self._process.send_signal(number)
 
     def _launch(self) -> None:
-        pd, *stores = [f"127.0.0.1:{port}" for port in self._ports]
+        pd, *stores, control = [f"127.0.0.1:{port}" for port in self._ports]
         self._process = subprocess.Popen(
-            [build(), "-pd", pd, "-kv", stores[0], *(["-data", str(self.data)] if self.data else [])],
-            stdin=subprocess.DEVNULL,
+            [build(), "-attached", "-pd", pd, "-kv", ",".join(stores), "-control", control, *self._options()],
+            stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
         )
         eventually(self._answers, timeout=START_TIME, what="the TiKV test server answers")
 
+    def _options(self) -> list[str]:
+        splits = ["-split", ",".join(key.hex() for key in self._splits)] if self._splits else []
+        data = ["-data", str(self._data)] if self._data else []
+        return splits + data
+
     def _answers(self) -> bool:
         self.check()
-        return "serving" in self.log_tail()
+        try:
+            self.control.counters()
+        except OSError:
+            return False
+        return True
 
     def __enter__(self) -> Self:
         return self.start()
