@@ -3,6 +3,7 @@
 import glob
 import logging
 import os
+from collections import deque
 from typing import Final
 
 from jfs.chunk import checksum
@@ -21,14 +22,22 @@ FALLBACK_BYTES: Final = 100 << 20
 log = logging.getLogger(__name__)
 
 
+def split_cache_dirs(text: str) -> list[str]:
+    """`--cache-dir`: paths and patterns separated by `:`, or by `,` where there is no `:`."""
+    return [part for part in text.split(":" if ":" in text else ",") if part]
+
+
 def parse_cache_dirs(text: str) -> list[str]:
-    """`--cache-dir`: folders separated by `:` (or by `,` where there is no `:`), globs expanded."""
-    found: list[str] = []
-    for part in text.split(":" if ":" in text else ","):
-        if part:
-            matches = sorted(glob.glob(part)) if glob.has_magic(part) else [part]
-            found += [match.rstrip("/") or "/" for match in matches]
-    return found
+    """The folders that `--cache-dir` names, each once, globs expanded.  UserError for a pattern that matches none."""
+    found: dict[str, None] = {}
+    for part in split_cache_dirs(text):
+        matches = sorted(glob.glob(part)) if glob.has_magic(part) else [part]
+        if not matches:
+            raise UserError(
+                f"no folder matches {part} of cache-dir; make the folders first, or name them without a pattern"
+            )
+        found |= {match.rstrip("/") or "/": None for match in matches}
+    return list(found)
 
 
 def open_cache(options: ChunkOptions) -> BlockCache | None:
@@ -51,16 +60,18 @@ class DiskCache:
     def __init__(self, options: ChunkOptions) -> None:
         self._counts = CacheCounts()
         self._level = options.verify_cache_checksum
-        share = options.cache_size // len(options.cache_dirs)
+        self._gone: deque[str] = deque()
         self.dirs: list[CacheDir] = []
         for folder in sorted(options.cache_dirs):
             path = f"{os.path.abspath(folder)}/{options.uuid}"
             try:
-                self.dirs.append(CacheDir(path, options, share, self._counts))
+                self.dirs.append(
+                    CacheDir(path, options, self._counts, share=len(options.cache_dirs), removed=self._gone.append)
+                )
+                log.info("Disk cache (%s/): used ratio - %s", path, _used_ratio(path))
             except OSError as error:
                 raise UserError(f"cache folder {path}: {error.strerror}") from error
-            log.info("Disk cache (%s/): used ratio - %s", path, _used_ratio(path))
-        self._ring = Ring([each.id for each in self.dirs])
+        self._placing: tuple[list[tuple[str, str]], Ring] = ([], Ring([]))
         self._descriptors = Descriptors()
         self._fallback: MemoryCache | None = None
         for each in self.dirs:
@@ -70,17 +81,24 @@ class DiskCache:
         """The counters, with what is held right now."""
         self._counts.blocks = sum(len(each) for each in self.dirs)
         self._counts.bytes = sum(each.used for each in self.dirs)
+        fallback = self._fallback
+        if fallback is not None:
+            held = fallback.counts()
+            self._counts.blocks += held.blocks
+            self._counts.bytes += held.bytes
         return self._counts
 
     def home(self, key: str) -> CacheDir | None:
-        """Where the key belongs, staged or cached: on a ring without the folders that were given up; None: on no disk."""
-        found = self.dirs[self._ring.place(key)]
-        if found.usable:
-            return found
+        """Where the key belongs, staged or cached: on a ring without the folders that are out of use; None: on no disk."""
         usable = [each for each in self.dirs if each.usable]
-        if not usable:
-            return None
-        return usable[Ring([each.id for each in usable]).place(key)]
+        if len(usable) <= 1:
+            return usable[0] if usable else None
+        names = [(each.folder, each.id) for each in usable]
+        known, ring = self._placing
+        if names != known:  # two threads may both do this, to the same end
+            ring = Ring([each.id for each in usable])
+            self._placing = names, ring
+        return usable[ring.place(key)]
 
     def _holder(self, key: str) -> CacheDir | None:
         """The folder that has the key: its home, or where clients before the ring would have put it."""
@@ -93,14 +111,19 @@ class DiskCache:
     def get_now(self, key: str, size: int, offset: int, length: int) -> bytes | bytearray | None:
         holder = self._holder(key)
         if holder is None:
-            return self._fallback.get_now(key, size, offset, length) if self._fallback is not None else None
+            fallback = self._fallback
+            return None if fallback is None else fallback.get_now(key, size, offset, length)
         if offset + length > size:
             return None
+        if self._gone:
+            self._drop_gone()
         path = holder.path(key)
-        if self._level == "extend":
-            data = self._verified_now(path, size, offset, length)
-        elif self._level == "none":
+        start, end = checksum.to_check(self._level, offset, length, size)
+        data: bytes | bytearray | None
+        if start >= end:
             data = self._descriptors.read(path, offset, length)
+        elif start <= offset and offset + length <= end:
+            data = self._verified_now(path, size, offset, length)
         else:
             return None
         if data is not None:
@@ -121,37 +144,48 @@ class DiskCache:
     def holds(self, key: str) -> bool:
         if self._holder(key) is not None:
             return True
-        return self._fallback is not None and self._fallback.holds(key)
+        fallback = self._fallback
+        return fallback is not None and fallback.holds(key)
 
     def get(self, key: str, size: int, offset: int, length: int) -> bytes | None:
         holder = self._holder(key)
         if holder is not None:
             return holder.get(key, size, offset, length)
-        return self._fallback.get(key, size, offset, length) if self._fallback is not None else None
+        fallback = self._fallback
+        return None if fallback is None else fallback.get(key, size, offset, length)
 
     def add(self, key: str, data: bytes) -> None:
         home = self.home(key)
         if home is not None:
             home.add(key, data)
+            self._fallback = None
             return
-        if self._fallback is None:
-            log.warning("no cache folder is left: caching %d MiB in memory", FALLBACK_BYTES >> 20)
-            self._fallback = MemoryCache(FALLBACK_BYTES)
-        self._fallback.add(key, data)
+        fallback = self._fallback
+        if fallback is None:
+            log.info("no cache folder is left: caching %d MiB in memory", FALLBACK_BYTES >> 20)
+            fallback = self._fallback = MemoryCache(FALLBACK_BYTES)
+        fallback.add(key, data)
 
     def remove(self, key: str) -> None:
         for each in {self.home(key), self.dirs[legacy_place(key, len(self.dirs))]}:
             if each is not None:
                 each.remove(key)
-        if self._fallback is not None:
-            self._fallback.remove(key)
+        fallback = self._fallback
+        if fallback is not None:
+            fallback.remove(key)
 
     def wait_written(self) -> None:
         """Return once all that was added is on disk."""
         for each in self.dirs:
             each.wait_written()
 
+    def _drop_gone(self) -> None:
+        """A file that was removed takes its space until its descriptor is closed too."""
+        while self._gone:
+            self._descriptors.drop(self._gone.popleft())
+
     def drop_idle(self) -> None:
+        self._drop_gone()
         self._descriptors.drop_idle()
 
     def close(self) -> None:

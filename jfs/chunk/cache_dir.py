@@ -3,6 +3,10 @@
 `{folder}/raw/{object key}` holds a block's plain bytes and their checksum tail; `.lock` holds the folder's name on the ring.
 The index is a hint: what it lacks is a miss, what it has in excess is found out when the file is opened.  Files are written
 by one thread from a short queue (a full queue drops: a cache may), and tended by another: scan, expiry, free space, eviction.
+
+No fault of the folder is an error of a reader.  One that keeps failing, or whose `.lock` is gone (deleted, or its disk is not
+mounted any more), is out of use until it works again; one that refuses changes is read, and tried again later; a full disk
+makes the cache smaller.
 """
 
 import contextlib
@@ -18,20 +22,29 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from jfs.chunk import checksum
-from jfs.chunk.eviction import Block, expired, victims
-from jfs.chunk.layout import parse_name
+from jfs.chunk.cache_index import BLOCK_OVERHEAD, CacheIndex
+from jfs.chunk.eviction import expired, victims
 from jfs.chunk.options import ChunkOptions
 from jfs.chunk.stats import CacheCounts
 from jfs.object.file import publish
 
 WRITE_QUEUE: Final = 32
-BLOCK_OVERHEAD: Final = 4096
 TEND_INTERVAL_S: Final = 1.0
 EVICT_TO: Final = 0.95
 EVICT_ITEMS_TO: Final = 0.99
 LEFTOVER_AGE_S: Final = 60.0
 ERRORS_TO_GIVE_UP: Final = 3
+# A folder that is out of use is looked at again after so long, then after twice as long, ...
+FIRST_PAUSE_S: Final = 10.0
+LONGEST_PAUSE_S: Final = 1800.0
+# A folder that refused a change is tried again after so long.
+REFUSED_S: Final = 30.0
+# Looking for blocks that are too old goes through all of them: not more often than this.
+EXPIRY_INTERVAL_S: Final = 60.0
 LOCK_NAME: Final = ".lock"
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+REFUSED: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 log = logging.getLogger(__name__)
 
@@ -64,13 +77,25 @@ def walk(root: str, folder: str = "") -> Iterator[tuple[str, os.stat_result]]:
                 yield folder + entry.name, entry.stat(follow_symlinks=False)
 
 
-def lock_id(folder: str) -> str:
-    """The folder's name on the ring, given to it on first use; by link(2), so that nobody reads half of it."""
+def device_of(path: str) -> int:
+    """The device that the path, or the nearest folder above it that is there, lies on."""
+    while True:
+        try:
+            return os.stat(path).st_dev
+        except FileNotFoundError:
+            path = os.path.dirname(path)
+
+
+def lock_id(folder: str, wanted: str | None = None) -> str:
+    """The folder's name on the ring, given to it on first use; by link(2), so that nobody reads half of it.
+
+    A new name is `wanted`, or random.
+    """
     path = f"{folder}/{LOCK_NAME}"
     make_private(folder)
     if not os.path.exists(path):
-        fresh = str(uuid.uuid4())
-        temp = f"{path}.{fresh}.tmp"
+        fresh = wanted or str(uuid.uuid4())
+        temp = f"{path}.{uuid.uuid4()}.tmp"
         try:
             with open(temp, "x", encoding="ascii") as file:
                 os.fchmod(file.fileno(), 0o666)
@@ -91,26 +116,35 @@ class CacheDir:
         self,
         folder: str,
         options: ChunkOptions,
-        share: int,
         counts: CacheCounts,
+        *,
+        share: int = 1,
         clock: Callable[[], float] = time.time,
+        removed: Callable[[str], None] = lambda path: None,
     ) -> None:
-        """`share` bytes of the cache's size are this folder's; less if the disk is small."""
+        """One of `share` folders that divide the cache's limits; less if the disk is small.  `removed` hears of files that go."""
         self.folder = folder
         self.id = lock_id(folder)
         self.usable = True
-        self.used = 0
+        self.index = CacheIndex(hash_prefix=options.hash_prefix)
         self._options = options
         self._clock = clock
         self._counts = counts
+        self._removed = removed
         self._raw = f"{folder}/raw/"
-        self._index: dict[str, Block] = {}
-        self._lock = threading.Lock()
+        self._device = device_of(folder)
         self._scanned = False
+        self._next_scan = 0.0
+        self._next_expiry = 0.0
         self._full = False
+        self._refused_until = 0.0
         self._errors = 0
+        self._pause = FIRST_PAUSE_S
+        self._retry_at = 0.0
         disk = os.statvfs(folder)
-        self.capacity = min(share, int(disk.f_blocks * disk.f_frsize * (1 - options.free_space_ratio)))
+        room = int(disk.f_blocks * disk.f_frsize * (1 - options.free_space_ratio))
+        self.capacity = min(options.cache_size // share, room)
+        self._items = max(options.cache_items // share, 1) if options.cache_items > 0 else 0
         self._to_write: queue.Queue[tuple[str, bytes] | None] = queue.Queue(WRITE_QUEUE)
         self._stop = threading.Event()
         self._threads = [
@@ -134,26 +168,33 @@ class CacheDir:
         """Return once the queue is empty; for tests and warm-up."""
         self._to_write.join()
 
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def used(self) -> int:
+        """Bytes that the blocks count for."""
+        return self.index.used
+
     # -- reading
 
     def path(self, key: str) -> str:
         return self._raw + key
 
     def holds(self, key: str) -> bool:
-        return self.usable and (key in self._index or not self._scanned)
+        return self.usable and (not self._scanned or key in self.index)
 
     def touch(self, key: str) -> None:
         """The block was used just now."""
-        block = self._index.get(key)
-        if block is not None:
-            block[1] = self._clock()
+        self.index.touch(key, self._clock())
 
     def get(self, key: str, size: int, offset: int, length: int) -> bytes | None:
         """A part of the block, verified as the options say; a block that fails is dropped."""
+        start = time.perf_counter()
         try:
-            data = self._read(key, size, offset, length)
+            data = checksum.read_part(self._raw + key, size, offset, length, self._options.verify_cache_checksum)
         except FileNotFoundError:
-            self._forget(key)
+            self.index.discard(key)
             return None
         except OSError as error:
             self._failed(f"read {key}", error)
@@ -163,50 +204,18 @@ class CacheDir:
             log.warning("cached block %s is corrupt and dropped", self._raw + key)
             self.remove(key)
             return None
-        if key not in self._index:
-            self._remember(key, size, self._clock())
-        self.touch(key)
+        self._counts.reads += 1
+        self._counts.read_seconds += time.perf_counter() - start
+        self.index.add(key, self._clock())
         return data
-
-    def _read(self, key: str, size: int, offset: int, length: int) -> bytes | None:
-        """None: the file cannot be right."""
-        fd = os.open(self._raw + key, os.O_RDONLY)
-        try:
-            tail_size = checksum.tail_size(fd, size)
-            if tail_size is None:
-                return None
-            start, end = offset, offset + length
-            check_from, check_to = self._to_check(offset, length, size) if tail_size > 0 else (0, 0)
-            if check_from < check_to:
-                start, end = min(start, check_from), max(end, check_to)
-            data = os.pread(fd, end - start, start)
-            if len(data) != end - start:
-                return None
-            if check_from < check_to:
-                first = check_from // checksum.UNIT
-                tail = os.pread(fd, checksum.unit_count(check_to - check_from) * 4, size + first * 4)
-                if checksum.tail_of(data[check_from - start : check_to - start]) != tail:
-                    return None
-        finally:
-            os.close(fd)
-        return data if start == offset and end == offset + length else data[offset - start : offset - start + length]
-
-    def _to_check(self, offset: int, length: int, size: int) -> tuple[int, int]:
-        """The range whose checksums this read verifies, by the level set."""
-        level = self._options.verify_cache_checksum
-        if level == "extend":
-            return checksum.covering(offset, length, size)
-        if level == "shrink":
-            return checksum.inside(offset, length, size)
-        return (0, size) if level == "full" and offset == 0 and length == size else (0, 0)
 
     # -- writing
 
     def add(self, key: str, data: bytes) -> None:
         """Queue the block; dropped when the disk is full, the policy keeps what is there, or the writer lags."""
-        if not self.usable or self._full or key in self._index:
+        if not self.usable or self._full or self._refuses() or key in self.index:
             return
-        if self._options.cache_eviction == "none" and self.used + len(data) + BLOCK_OVERHEAD > self.capacity:
+        if self._options.cache_eviction == "none" and self._over_limit(len(data) + BLOCK_OVERHEAD, 1):
             return
         try:
             self._to_write.put_nowait((key, data))
@@ -218,7 +227,8 @@ class CacheDir:
             try:
                 self._write(*item)
             except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self._counts.drops += 1
+                if error.errno in FULL:
                     self._disk_full(len(item[1]))
                 else:
                     self._failed(f"write {item[0]}", error)
@@ -227,139 +237,198 @@ class CacheDir:
         self._to_write.task_done()
 
     def _write(self, key: str, data: bytes) -> None:
-        if not self.usable:
+        if not self.usable or self._refuses():
             return
+        start = time.perf_counter()
         path = self._raw + key
         temp = path + ".tmp"
         try:
             fd = self._create(temp)
-        except FileExistsError:
-            return  # another process is writing the same block
+        except FileExistsError:  # another process is writing the same block, or died when it did
+            self._remove_leftover(temp)
+            return
+        if fd is None:
+            return
         tail = checksum.tail_of(data) if self._options.verify_cache_checksum != "none" else b""
         publish(fd, temp, path, data, tail, mode=self._options.cache_mode)
         self._errors = 0
-        self._counts.writes += 1
-        self._counts.write_bytes += len(data)
-        self._remember(key, len(data), self._clock())
+        self._refused_until = 0.0
+        self._counts.write_seconds += time.perf_counter() - start
+        self.adopt(key, len(data))
         if self._over_limit():
             self._evict()
 
-    def _create(self, temp: str) -> int:
+    def _create(self, temp: str) -> int | None:
+        """None: the folder is not ours any more, and nothing may be made where it was."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         try:
             return os.open(temp, flags, self._options.cache_mode)
         except FileNotFoundError:
+            if not self._is_ours():
+                return None
             make_private(os.path.dirname(temp))
             return os.open(temp, flags, self._options.cache_mode)
 
+    def _remove_leftover(self, temp: str) -> None:
+        """Take away a temporary file that nobody is writing any more."""
+        with contextlib.suppress(FileNotFoundError):
+            if self._clock() - os.stat(temp, follow_symlinks=False).st_mtime > LEFTOVER_AGE_S:
+                os.unlink(temp)
+
     def adopt(self, key: str, size: int) -> None:
-        """Know a block of `size` bytes whose file somebody else has put in place (a staged one's second link)."""
+        """Know a block of `size` bytes whose file is in its place (or a staged one's second link)."""
         self._counts.writes += 1
         self._counts.write_bytes += size
-        self._remember(key, size, self._clock())
+        self.index.add(key, self._clock())
 
     def remove(self, key: str) -> None:
-        self._forget(key)
+        self.index.discard(key)
+        path = self._raw + key
+        self._removed(path)
         try:
-            os.unlink(self._raw + key)
+            os.unlink(path)
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
             self._failed(f"remove {key}", error)
 
+    # -- faults
+
     def _disk_full(self, wanted: int) -> None:
         """A full disk is no broken one: make room, and write nothing more until the tending has looked again."""
         self._full = True
-        self._counts.drops += 1
         log.debug("cache folder %s: the disk is full", self.folder)
-        if self._options.cache_eviction != "none":
-            self._evict(max(self._shortage(), wanted))
+        self._evict(max(self._shortage(), wanted))
+
+    def _refuses(self) -> bool:
+        """Whether a change was refused lately."""
+        return self._refused_until > 0 and time.monotonic() < self._refused_until
 
     def _failed(self, what: str, error: OSError) -> None:
-        """Count an I/O error; the folder is given up after a few in a row."""
+        """Count an I/O error; the folder is given up after a few in a row.  A refusal concerns changes only."""
+        reason = error.strerror or str(error)
+        if error.errno in REFUSED and not what.startswith("read"):
+            if self._refused_until == 0:
+                log.warning("cache folder %s is only read for now, %s: %s", self.folder, what, reason)
+            self._refused_until = time.monotonic() + REFUSED_S
+            return
         self._errors += 1
-        log.warning("cache folder %s: %s: %s", self.folder, what, error.strerror)
+        log.info("cache folder %s: %s: %s", self.folder, what, reason)
         if self._errors >= ERRORS_TO_GIVE_UP:
-            self._give_up("it keeps failing")
+            self._give_up(f"{what}: {reason}")
+
+    def _is_ours(self) -> bool:
+        """Give the folder up if it is not there any more, or not the one that it was."""
+        try:
+            mine = os.stat(f"{self.folder}/{LOCK_NAME}").st_dev == self._device
+        except FileNotFoundError:
+            mine = False
+        if not mine:
+            self._give_up(f"its {LOCK_NAME} file is gone")
+        return mine
 
     def _give_up(self, why: str) -> None:
-        if self.usable:
-            self.usable = False
-            log.error("cache folder %s is not used any more: %s", self.folder, why)
+        if not self.usable:
+            return
+        self.usable = False
+        self._scanned = False
+        self.index.clear()
+        self._retry_at = time.monotonic() + self._pause
+        log.error(
+            "cache folder %s is not used any more: %s (it is tried again in %d s)", self.folder, why, round(self._pause)
+        )
+        self._pause = min(2 * self._pause, LONGEST_PAUSE_S)
 
-    # -- the index
+    def try_again(self) -> None:
+        """Take the folder back into use if it works; one that was deleted is made again where its disk is still there."""
+        self._retry_at = time.monotonic() + self._pause
+        try:
+            if device_of(self.folder) != self._device:
+                return
+            self.id = lock_id(self.folder, self.id)
+            self._probe()
+        except OSError as error:
+            log.debug("cache folder %s: %s", self.folder, error)
+            if error.errno not in REFUSED:
+                return
+        self._errors = 0
+        self._next_scan = 0.0
+        self.usable = True
+        log.info("cache folder %s is used again", self.folder)
 
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def _remember(self, key: str, size: int, when: float) -> None:
-        cost = size + BLOCK_OVERHEAD
-        with self._lock:
-            known = self._index.get(key)
-            if known is None:
-                self._index[key] = [cost, when]
-                self.used += cost
-            else:
-                known[1] = max(known[1], when)
-
-    def _forget(self, key: str) -> None:
-        with self._lock:
-            block = self._index.pop(key, None)
-            if block is not None:
-                self.used -= int(block[0])
-
-    def _over_limit(self) -> bool:
-        items = self._options.cache_items
-        return self.used > self.capacity or (items > 0 and len(self._index) > items)
+    def _probe(self) -> None:
+        """Write a file and take it away.  Raises OSError."""
+        path = f"{self.folder}/{LOCK_NAME}.{uuid.uuid4()}.tmp"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(fd, b"probe")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+            os.unlink(path)
 
     # -- tending
 
     def _tend_loop(self) -> None:
-        next_scan = 0.0
-        while not self._stop.is_set() and self.usable:
+        while not self._stop.is_set():
             try:
-                if self._options.cache_scan_interval >= 0 and time.monotonic() >= next_scan:
-                    self.scan()
-                    interval = self._options.cache_scan_interval
-                    next_scan = time.monotonic() + interval if interval > 0 else float("inf")
-                self.tend()
+                if self.usable:
+                    self._scan_if_due()
+                    self.tend()
+                elif time.monotonic() >= self._retry_at:
+                    self.try_again()
             except OSError as error:
                 self._failed("tend", error)
             self._stop.wait(TEND_INTERVAL_S)
 
+    def _scan_if_due(self) -> None:
+        interval = self._options.cache_scan_interval
+        if interval >= 0 and time.monotonic() >= self._next_scan:
+            self.scan()
+            self._next_scan = time.monotonic() + interval if interval > 0 else float("inf")
+
     def scan(self) -> None:
         """Make the index what the folder holds; take away temporary files that nobody is writing any more."""
-        seen: set[str] = set()
         started = self._clock()
-        for key, found in walk(self._raw):
-            if self._stop.is_set():
+        found = 0
+        for key, info in walk(self._raw):
+            if self._stop.is_set() or not self.usable:
                 return
             if key.endswith(".tmp"):
-                if started - found.st_mtime > LEFTOVER_AGE_S:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(self._raw + key)
-                continue
-            name = parse_name(key)
-            if name is not None:
-                seen.add(key)
-                self._remember(key, name.size, found.st_atime)
-        for key, block in list(self._index.items()):
-            if key not in seen and block[1] < started:
-                self._forget(key)
-        self._scanned = True
+                if self.index.names(key.removesuffix(".tmp")):
+                    self._remove_leftover(self._raw + key)
+            elif self.index.names(key):
+                found += 1
+                self.index.add(key, info.st_atime)
+        if found < len(self.index):
+            self._forget_missing(started)
+        self._scanned = self.usable
+
+    def _forget_missing(self, started: float) -> None:
+        """The index has more than was found: look for each block that was not used or added since."""
+        for number in self.index:
+            if self.index.used_at.get(number, started) <= started:
+                key = self.index.key(number)
+                if not os.path.lexists(self._raw + key):
+                    self.index.discard(key)
 
     def tend(self) -> None:
         """Once a second: is the folder still ours, is anything too old, is there room?"""
-        if not os.path.exists(f"{self.folder}/{LOCK_NAME}"):
-            self._give_up("its .lock file is gone")
+        if not self._is_ours():
             return
-        if self._options.cache_expire > 0:
-            for key in expired(self._index, self._clock() - self._options.cache_expire):
-                self._drop(key)
+        now = time.monotonic()
+        if self._options.cache_expire > 0 and now >= self._next_expiry:
+            self._next_expiry = now + min(self._options.cache_expire / 10, EXPIRY_INTERVAL_S)
+            for number in expired(self.index.used_at, self._clock() - self._options.cache_expire):
+                self._drop(self.index.key(number))
         shortage = self._shortage()
         self._full = shortage > 0
-        if (shortage > 0 or self._over_limit()) and self._options.cache_eviction != "none":
+        if shortage > 0 or self._over_limit():
             self._evict(shortage)
+
+    def _over_limit(self, more: int = 0, items: int = 0) -> bool:
+        """Whether the folder holds too much, or would with `more` bytes in so many more `items`."""
+        return self.used + more > self.capacity or 0 < self._items < len(self.index) + items
 
     def _shortage(self) -> int:
         """Bytes that the disk lacks to have the wanted part free; a lack of inodes counts as bytes of average blocks."""
@@ -368,27 +437,29 @@ class CacheDir:
         lacking = int(disk.f_blocks * ratio - disk.f_bavail) * disk.f_frsize
         if disk.f_files > 0:
             inodes = int(disk.f_files * ratio - disk.f_favail)
-            lacking = max(lacking, inodes * self.used // max(len(self._index), 1))
+            lacking = max(lacking, inodes * self.used // max(len(self.index), 1))
         return max(lacking, 0)
 
     def _evict(self, shortage: int = 0) -> None:
         """Drop blocks until the limits are kept with some slack, and `shortage` bytes came free."""
-        items = self._options.cache_items
+        if self._refuses():
+            return
         target = self.used - shortage
         if self.used > self.capacity:
             target = min(target, int(self.capacity * EVICT_TO))
-        item_target = int(items * EVICT_ITEMS_TO) if 0 < items < len(self._index) else len(self._index)
-        for key in victims(self._options.cache_eviction, self._index):
-            if self.used <= target and len(self._index) <= item_target:
+        held = len(self.index)
+        item_target = int(self._items * EVICT_ITEMS_TO) if 0 < self._items < held else held
+        for number in victims(self._options.cache_eviction, self.index.used_at):
+            if (self.used <= target and len(self.index) <= item_target) or not self.usable or self._refuses():
                 return
-            self._drop(key)
+            self._drop(self.index.key(number))
 
     def _drop(self, key: str) -> None:
         """Evict one block, unless a second link says that it waits for its upload."""
         try:
             found = os.stat(self._raw + key, follow_symlinks=False)
         except FileNotFoundError:
-            self._forget(key)
+            self.index.discard(key)
             return
         if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
             return

@@ -44,6 +44,41 @@ def covering(offset: int, length: int, size: int) -> tuple[int, int]:
     return start, min(size, -(-(offset + length) // UNIT) * UNIT)
 
 
+def to_check(level: str, offset: int, length: int, size: int) -> tuple[int, int]:
+    """[start, end) of what a read of a range of a block verifies, by the level set; empty for nothing."""
+    if level == "extend":
+        return covering(offset, length, size)
+    if level == "shrink":
+        return inside(offset, length, size)
+    return (0, size) if level == "full" and offset == 0 and length == size else (0, 0)
+
+
+def read_part(path: str, size: int, offset: int, length: int, level: str) -> bytes | None:
+    """A part of the block of `size` bytes in the file, verified as `level` says; None: the file cannot be right.
+
+    Raises OSError.
+    """
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        extra = tail_size(fd, size)
+        if extra is None:
+            return None
+        start, end = offset, offset + length
+        check_from, check_to = to_check(level, offset, length, size) if extra > 0 else (0, 0)
+        if check_from < check_to:
+            start, end = min(start, check_from), max(end, check_to)
+        data = os.pread(fd, end - start, start)
+        if len(data) != end - start:
+            return None
+        if check_from < check_to:
+            tail = os.pread(fd, unit_count(check_to - check_from) * 4, size + check_from // UNIT * 4)
+            if tail_of(memoryview(data)[check_from - start : check_to - start]) != tail:
+                return None
+    finally:
+        os.close(fd)
+    return data if start == offset and end == offset + length else data[offset - start : offset - start + length]
+
+
 def inside(offset: int, length: int, size: int) -> tuple[int, int]:
     """[start, end) of the units that lie wholly in a range; empty (start >= end) if there are none."""
     end = offset + length

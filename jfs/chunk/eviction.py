@@ -1,16 +1,18 @@
-"""Which cached blocks go first.  Pure: an index in, keys out."""
+"""Which cached blocks go first.  Pure: when each block was used last goes in, blocks come out.
 
-import heapq
+The index may change meanwhile, by other threads; nothing here holds them up for long, however many blocks there are.
+"""
+
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from jfs.errors import UserError
 
 POLICIES: Final = ("2-random", "lru", "none")
 
-# A cached block: [bytes that it costs, when it was used last (unix seconds)].
-Block = list[float]
+_SAMPLE: Final = 2000
+_PARTS: Final = 20
 
 
 def check_policy(policy: str) -> str:
@@ -20,27 +22,39 @@ def check_policy(policy: str) -> str:
     return policy
 
 
-def victims(policy: str, index: dict[str, Block], choose: Callable[[int], int] = random.randrange) -> Iterator[str]:
-    """Keys in the order of going; the caller stops when it has room."""
+def victims(policy: str, used_at: dict[int, int], choose: Callable[[int], int] = random.randrange) -> Iterator[int]:
+    """Blocks in the order of going; the caller stops when it has room."""
     if policy == "lru":
-        return iter(heapq.nsmallest(len(index), index, key=lambda key: index[key][1]))
+        return _longest_unused(used_at)
     if policy == "2-random":
-        return _older_of_two(index, choose)
+        return _older_of_two(used_at, choose)
     return iter(())
 
 
-def _older_of_two(index: dict[str, Block], choose: Callable[[int], int]) -> Iterator[str]:
+def _longest_unused(used_at: dict[int, int]) -> Iterator[int]:
+    """In the order of use, a twentieth at a time: a sample tells where to cut, so that no sort takes long."""
+    blocks = list(used_at)
+    sample = sorted(used_at.get(block, 0) for block in random.sample(blocks, min(len(blocks), _SAMPLE)))
+    step = max(len(sample) // _PARTS, 1)
+    done = -1
+    for until in [*sample[step - 1 :: step], max(used_at.values(), default=0)]:
+        if until > done:
+            part = [block for block in blocks if done < used_at.get(block, 0) <= until]
+            yield from sorted(part, key=lambda block: used_at.get(block, 0))
+            done = until
+
+
+def _older_of_two(used_at: dict[int, int], choose: Callable[[int], int]) -> Iterator[int]:
     """Of two random blocks, the one unused for longer: nearly as good as LRU and needs no order."""
-    keys = list(index)
-    never = [0.0, 0.0]
-    while keys:
-        first, second = choose(len(keys)), choose(len(keys))
-        if index.get(keys[second], never)[1] < index.get(keys[first], never)[1]:
+    blocks = list(used_at)
+    while blocks:
+        first, second = choose(len(blocks)), choose(len(blocks))
+        if used_at.get(blocks[second], 0) < used_at.get(blocks[first], 0):
             first = second
-        keys[first], keys[-1] = keys[-1], keys[first]
-        yield keys.pop()
+        blocks[first], blocks[-1] = blocks[-1], blocks[first]
+        yield blocks.pop()
 
 
-def expired(index: dict[str, Block], before: float) -> Iterable[str]:
+def expired(used_at: dict[int, int], before: float) -> list[int]:
     """Blocks unused since `before`."""
-    return [key for key, block in list(index.items()) if block[1] < before]
+    return [block for block in list(used_at) if used_at.get(block, before) < before]

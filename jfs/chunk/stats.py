@@ -47,3 +47,7 @@ class CacheCounts(msgspec.Struct):
     write_bytes: int = 0
     evicts: int = 0
     drops: int = 0
+    reads: int = 0
+    """Reads of a folder's files that a thread did, and the seconds that they took; those from the page cache are not timed."""
+    read_seconds: float = 0.0
+    write_seconds: float = 0.0

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 import trio
 
+from jfs.chunk import checksum
 from jfs.chunk.cache import DiskCache, open_cache, parse_cache_dirs
-from jfs.chunk.cache_dir import BLOCK_OVERHEAD, CacheDir, lock_id
+from jfs.chunk.cache_dir import CacheDir, lock_id
+from jfs.chunk.cache_index import BLOCK_OVERHEAD, block_number
 from jfs.chunk.layout import block_key
 from jfs.chunk.memory_cache import MemoryCache
 from jfs.chunk.options import ChunkOptions
@@ -61,7 +64,7 @@ def cache(tmp_path: Path) -> Any:
 def quiet_dir(folder: Path, **changes: Any) -> CacheDir:
     """A folder whose threads are not started: the test writes and tends."""
     settings = options(folder, **changes)
-    return CacheDir(str(folder / UUID), settings, settings.cache_size, CacheCounts())
+    return CacheDir(str(folder / UUID), settings, CacheCounts())
 
 
 def fill(folder: CacheDir, count: int, size: int = BLOCK) -> list[str]:
@@ -224,7 +227,7 @@ def test_blocks_go_where_the_ring_says_and_legacy_places_are_read(tmp_path: Path
     source, target = cache.dirs[ring.place(moved)], cache.dirs[legacy_place(moved, 2)]
     os.makedirs(os.path.dirname(target.path(moved)), exist_ok=True)
     os.rename(source.path(moved), target.path(moved))
-    source._forget(moved)
+    source.index.discard(moved)
     target.scan()
     assert cache.get(moved, 100, 0, 100) == pattern(100)
     cache.remove(moved)
@@ -283,7 +286,7 @@ def test_lru_drops_the_longest_unused(tmp_path: Path) -> None:
     folder = quiet_dir(tmp_path, cache_size=4 * (BLOCK + BLOCK_OVERHEAD), cache_eviction="lru")
     keys = fill(folder, 4)
     for age, key in enumerate(reversed(keys)):
-        folder._index[key][1] -= age * 100
+        folder.index.used_at[block_number(key)] -= age * 100
     folder.touch(keys[0])
     folder._write(key_of(100), pattern(BLOCK))
     assert [folder.holds(key) for key in keys] == [True] * 4  # not scanned: any file may be there
@@ -332,7 +335,7 @@ def test_the_share_is_lowered_to_what_the_disk_may_hold(tmp_path: Path) -> None:
 def test_expiry(tmp_path: Path) -> None:
     folder = quiet_dir(tmp_path, cache_expire=60.0)
     old, fresh = fill(folder, 2)
-    folder._index[old][1] -= 61
+    folder.index.used_at[block_number(old)] -= 61
     folder.tend()
     assert not os.path.exists(folder.path(old))
     assert os.path.exists(folder.path(fresh))
@@ -349,23 +352,35 @@ def test_staged_blocks_are_not_evicted(tmp_path: Path) -> None:
 # -- the index
 
 
+STRANGERS = (
+    "stranger",
+    "stranger.tmp",
+    "9_0_10",
+    "chunks/9_0_10",
+    "chunks/0/0/1_2",
+    "chunks/0/0/01_0_5",
+    "chunks/0/0/9_0_10.tmp.tmp",
+)
+
+
 def test_the_index_is_rebuilt_and_leftovers_go(tmp_path: Path) -> None:
     first = quiet_dir(tmp_path)
     keys = fill(first, 5)
     raw = tmp_path / UUID / "raw"
-    (raw / "chunks/0/0/old.tmp").write_bytes(b"x")
-    os.utime(raw / "chunks/0/0/old.tmp", (1, 1))
-    (raw / "chunks/0/0/new.tmp").write_bytes(b"x")
-    (raw / "stranger").write_bytes(b"x")
+    for name in ("chunks/0/0/7_0_10.tmp", "chunks/0/0/8_0_10.tmp", *STRANGERS):
+        (raw / name).write_bytes(b"x")
+        if name != "chunks/0/0/8_0_10.tmp":
+            os.utime(raw / name, (1, 1))
     second = quiet_dir(tmp_path)
     second.scan()
     assert (len(second), second.used) == (5, first.used)
     assert all(second.holds(key) for key in keys)
     assert not second.holds(key_of(99))
-    assert not (raw / "chunks/0/0/old.tmp").exists()
-    assert (raw / "chunks/0/0/new.tmp").exists()
+    assert not (raw / "chunks/0/0/7_0_10.tmp").exists()
+    assert (raw / "chunks/0/0/8_0_10.tmp").exists()
+    assert all((raw / name).exists() for name in STRANGERS)
     os.unlink(second.path(keys[0]))
-    second._index[keys[0]][1] -= 100
+    second.index.used_at[block_number(keys[0])] -= 100
     second.scan()
     assert not second.holds(keys[0])
 
@@ -471,3 +486,146 @@ def add_now(folder: CacheDir, key: str) -> None:
     folder.add(key, pattern(BLOCK))
     folder._to_write.put(None)
     folder._write_loop()
+
+
+# -- faults of a folder
+
+
+@pytest.mark.logs("is not used any more: its .lock file is gone")
+def test_nothing_is_made_where_a_folder_was(tmp_path: Path) -> None:
+    """The disk below may have been unmounted: the next block must not go to the disk above."""
+    folder = quiet_dir(tmp_path)
+    shutil.rmtree(folder.folder)
+    add_now(folder, key_of(1))
+    assert not folder.usable
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.logs("is not used any more: its .lock file is gone")
+def test_a_deleted_folder_is_made_again(tmp_path: Path) -> None:
+    folder = quiet_dir(tmp_path)
+    name, keys = folder.id, fill(folder, 3)
+    shutil.rmtree(folder.folder)
+    folder.tend()
+    assert (folder.usable, len(folder), folder.used) == (False, 0, 0)
+    assert not folder.holds(keys[0])
+    folder.try_again()
+    assert (folder.usable, folder.id) == (True, name)
+    folder.scan()
+    assert not folder.holds(keys[0])
+    add_now(folder, keys[0])
+    assert folder.get(keys[0], BLOCK, 0, BLOCK) == pattern(BLOCK)
+
+
+@pytest.mark.logs("is not used any more: its .lock file is gone")
+def test_a_folder_on_another_device_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = quiet_dir(tmp_path)
+    monkeypatch.setattr(folder, "_device", -1)
+    folder.tend()
+    folder.try_again()
+    assert not folder.usable
+
+
+@pytest.mark.logs("is not used any more: read .*: Input/output error")
+def test_a_disk_that_works_again_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = DiskCache(options(tmp_path / "a", tmp_path / "b"))
+    keys = [key_of(number, 100) for number in range(40)]
+    for key in keys:
+        cache.add(key, pattern(100))
+        cache.wait_written()
+    broken, other = cache.dirs
+    its_keys = [key for key in keys if cache.home(key) is broken]
+    with monkeypatch.context() as patched:
+        patched.setattr(checksum, "read_part", fail_io)
+        for key in its_keys[:3]:
+            assert broken.get(key, 100, 0, 100) is None
+    assert not broken.usable
+    assert all(cache.home(key) is other for key in its_keys)
+    monkeypatch.setattr(broken, "_retry_at", 0.0)
+    eventually(lambda: broken.usable and broken._scanned)
+    assert all(cache.home(key) is broken for key in its_keys)
+    assert all(cache.get(key, 100, 0, 100) == pattern(100) for key in keys)
+    assert cache.counts().blocks == len(keys)
+    cache.close()
+
+
+def fail_io(*_: object, **__: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.logs("is only read for now, write .*: Read-only file system")
+def test_a_read_only_folder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = quiet_dir(tmp_path, cache_items=4)
+    keys = fill(folder, 3)
+    create, unlink = folder._create, os.unlink
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(folder, "_create", refuse)
+    monkeypatch.setattr(os, "unlink", refuse)
+    for number in range(50, 60):
+        add_now(folder, key_of(number))
+        folder.remove(key_of(number))
+        folder._evict(BLOCK)
+    assert all(folder.get(key, BLOCK, 0, BLOCK) == pattern(BLOCK) for key in keys)
+    assert (folder.usable, len(folder), folder._counts.drops) == (True, 3, 1)
+    monkeypatch.setattr(folder, "_create", create)
+    monkeypatch.setattr(os, "unlink", unlink)
+    monkeypatch.setattr(folder, "_refused_until", 1.0)
+    add_now(folder, key_of(50))
+    assert folder._refused_until == 0
+    assert len(folder) == 4
+
+
+def test_a_leftover_of_a_dead_writer_is_no_obstacle_for_long(tmp_path: Path) -> None:
+    folder = quiet_dir(tmp_path)
+    fill(folder, 1)
+    temp = Path(folder.path(key_of(1)) + ".tmp")
+    temp.write_bytes(b"dead")
+    os.utime(temp, (1, 1))
+    add_now(folder, key_of(1))
+    add_now(folder, key_of(1))
+    assert folder.get(key_of(1), BLOCK, 0, BLOCK) == pattern(BLOCK)
+    assert not temp.exists()
+
+
+async def test_removed_blocks_let_go_of_their_space(tmp_path: Path) -> None:
+    cache = DiskCache(options(tmp_path))
+    cache.add(key_of(1), pattern(BLOCK))
+    cache.add(key_of(2), pattern(BLOCK))
+    await trio.to_thread.run_sync(cache.wait_written)
+    assert cache.get_now(key_of(1), BLOCK, 0, 10) == pattern(10)
+    assert len(cache._descriptors) == 1
+    await trio.to_thread.run_sync(cache.remove, key_of(1))
+    assert cache.get_now(key_of(2), BLOCK, 0, 10) == pattern(10)
+    assert len(cache._descriptors) == 1
+    cache.close()
+
+
+# -- sharing
+
+
+def test_two_clients_share_a_folder(tmp_path: Path) -> None:
+    """Each writes, drops and reads blocks that the other does not know of, or believes to be there."""
+    one, two = quiet_dir(tmp_path), quiet_dir(tmp_path)
+    assert one.id == two.id
+    keys = fill(one, 10)
+    two.scan()
+    assert all(two.get(key, BLOCK, 0, BLOCK) == pattern(BLOCK) for key in keys)
+    for key in keys[:5]:
+        one.remove(key)
+    one.scan()
+    assert [two.get(key, BLOCK, 0, BLOCK) is not None for key in keys] == [False] * 5 + [True] * 5
+    assert len(two) == 5
+    one._write(keys[0], pattern(BLOCK))
+    two._write(keys[0], pattern(BLOCK))
+    assert one.get(keys[0], BLOCK, 0, BLOCK) == two.get(keys[0], BLOCK, 0, BLOCK) == pattern(BLOCK)
+    two.scan()
+    assert (len(one), one.used) == (len(two), two.used) == (6, 6 * (BLOCK + BLOCK_OVERHEAD))
+
+
+def test_limits_are_shared_by_the_folders(tmp_path: Path) -> None:
+    cache = DiskCache(options(*(tmp_path / name for name in "abcd"), cache_size=1 << 20, cache_items=10))
+    assert [(each.capacity, each._items) for each in cache.dirs] == [(1 << 18, 2)] * 4
+    cache.close()
