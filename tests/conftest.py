@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from tests.deadline import eventually, eventually_async
+from tests.s3server import S3Server, start_s3_server
 from tests.tikv.fixtures import tikv_cluster
 
 __all__ = ["eventually", "eventually_async", "tikv_cluster"]
@@ -60,3 +61,11 @@ def clean_log(request: pytest.FixtureRequest) -> Generator[None, None, None]:
     unexpected = [line for line in collector.lines if not any(re.search(pattern, line) for pattern in expected)]
     if unexpected:
         pytest.fail("unexpected log lines:\n" + "\n".join(unexpected), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[S3Server, None, None]:
+    """A real S3 server; it starts when the first test asks for it."""
+    server = start_s3_server(tmp_path_factory.mktemp("s3server"))
+    yield server
+    server.stop()

@@ -2,37 +2,93 @@
 
 from typing import Final
 
+import msgspec
+
 from jfs.errors import UserError
 from jfs.object.file import FileStore
 from jfs.object.limit import Limit, Limits
 from jfs.object.memory import MemoryStore
 from jfs.object.prefix import Prefix
 from jfs.object.retry import Retry
+from jfs.object.shard import Sharded, shard_buckets
 from jfs.object.store import ObjectStore
 
-SUPPORTED: Final = ("file", "mem")
+# The vendors' table has the same names; it is imported for its storages only.
+SUPPORTED: Final = (
+    "file, mem, s3, minio, oss, cos, obs, tos, ks3, wasabi, gs, b2, scw, space, eos, oos, bos, qiniu, qingstor"
+)
 
-# What the peer can store in and jfs cannot yet: a better answer than "unknown".
+# What the peer can store in and jfs cannot: a better answer than "unknown".
 KNOWN_ELSEWHERE: Final = """
-azure b2 bos bunny ceph cifs cos dragonfly eos etcd gluster gs hdfs ibmcos jss ks3 minio mysql nfs nos obs oos oss postgres
-qingstor qiniu redis s3 scs scw sftp space speedy sqlite3 swift tikv tos ufile upyun wasabi webdav
+azure bunny ceph cifs dragonfly etcd gluster hdfs ibmcos jss mysql nfs nos postgres redis scs sftp smb speedy sqlite3 storj swift
+tikv ufile upyun wasb webdav
 """
 
 
-def open_store(storage: str, bucket: str) -> ObjectStore:
-    """The bucket itself, bare.  Raises UserError for a storage that is not there."""
+class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What it takes to open a bucket beside its name.  The timeouts (seconds) bound a request."""
+
+    access_key: str = ""
+    secret_key: str = ""
+    session_token: str = ""
+    storage_class: str = ""
+    shards: int = 0
+    connections: int = 16
+    get_timeout: float = 60.0
+    put_timeout: float = 60.0
+
+    def __repr__(self) -> str:
+        return f"StoreOptions(access_key={self.access_key!r}, ...)"
+
+
+def open_store(storage: str, bucket: str, options: StoreOptions | None = None) -> ObjectStore:
+    """The bucket itself, bare, or the buckets if there are shards.  Raises UserError for a storage that is not there."""
+    options = options or StoreOptions()
+    if options.shards > 1:
+        return Sharded([_open_one(storage, name, options) for name in shard_buckets(bucket, options.shards)])
+    return _open_one(storage, bucket, options)
+
+
+def _open_one(storage: str, bucket: str, options: StoreOptions) -> ObjectStore:
     if storage == "file":
         return FileStore(bucket)
     if storage == "mem":
         return MemoryStore(bucket)
-    if storage in KNOWN_ELSEWHERE.split():
-        raise UserError(f"storage {storage} is not supported yet; supported: {', '.join(SUPPORTED)}")
-    raise UserError(f"invalid storage {storage!r}; supported: {', '.join(SUPPORTED)}")
+    if storage in SUPPORTED.split(", "):
+        return _open_s3(storage, bucket, options)
+    what = (
+        f"storage {storage} is not supported" if storage in KNOWN_ELSEWHERE.split() else f"invalid storage {storage!r}"
+    )
+    raise UserError(f"{what}; supported: {SUPPORTED}")
+
+
+def _open_s3(storage: str, bucket: str, options: StoreOptions) -> ObjectStore:
+    from jfs.object.credentials import key_source
+    from jfs.object.s3 import S3Options, S3Store
+    from jfs.object.vendors import parse_place
+
+    place = parse_place(storage, bucket)
+    keys = key_source(storage, options.access_key, options.secret_key, options.session_token)
+    return S3Store(
+        place,
+        keys,
+        S3Options(
+            connections=options.connections,
+            get_timeout=options.get_timeout,
+            put_timeout=options.put_timeout,
+            storage_class=options.storage_class,
+        ),
+    )
 
 
 def open_volume_store(
-    storage: str, bucket: str, volume: str, io_retries: int = 10, limits: Limits | None = None
+    storage: str,
+    bucket: str,
+    volume: str,
+    io_retries: int = 10,
+    limits: Limits | None = None,
+    options: StoreOptions | None = None,
 ) -> ObjectStore:
     """The part of the bucket that belongs to the volume, with patience, and at the pace of `limits`."""
-    part: ObjectStore = Prefix(open_store(storage, bucket), volume + "/")
+    part: ObjectStore = Prefix(open_store(storage, bucket, options), volume + "/")
     return Retry(part if limits is None else Limit(part, limits), io_retries)

@@ -1,10 +1,12 @@
 """What every object store keeps, decorated ones too."""
 
+import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from jfs.errors import ObjectMissing
@@ -13,21 +15,35 @@ from jfs.object.memory import MemoryStore
 from jfs.object.prefix import Prefix
 from jfs.object.retry import Retry
 from jfs.object.store import ObjectStore
+from jfs.object.stores import StoreOptions, open_store
 
 MAKERS: dict[str, Callable[[Path], ObjectStore]] = {
     "file": lambda folder: FileStore(f"{folder}/"),
     "file-prefix": lambda folder: Prefix(FileStore(f"{folder}/"), "vol/"),
+    "file-shards": lambda folder: open_store("file", f"{folder}/%d/", StoreOptions(shards=3)),
     "mem": lambda folder: MemoryStore("x"),
     "mem-prefix": lambda folder: Prefix(MemoryStore(), "vol/"),
     "retry": lambda folder: Retry(Prefix(FileStore(f"{folder}/"), "vol/"), 0),
 }
+ON_S3 = {"s3": ("contract", 0), "s3-shards": ("contract-%d", 3)}
+"""Bucket and number of shards."""
+
+prefixes = itertools.count()
 
 
-@pytest.fixture(params=list(MAKERS))
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    made = MAKERS[request.param](tmp_path)
+@pytest.fixture(params=[*MAKERS, *ON_S3])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[ObjectStore, None, None]:
+    made: ObjectStore
+    if request.param in ON_S3:
+        server = request.getfixturevalue("s3_server")
+        bucket, shards = ON_S3[request.param]
+        options = msgspec.structs.replace(server.options, shards=shards)
+        made = Prefix(open_store("s3", server.bucket_url(bucket), options), f"v{next(prefixes)}/")
+    else:
+        made = MAKERS[request.param](tmp_path)
     made.create()
-    return made
+    yield made
+    made.close()
 
 
 def keys(store: ObjectStore, prefix: str = "", after: str = "") -> list[str]:
@@ -87,14 +103,20 @@ def test_delete(store: ObjectStore) -> None:
     assert keys(store) == []
 
 
-def test_list_is_in_key_order_with_prefix_and_start(store: ObjectStore) -> None:
+def test_list_is_in_key_order_with_prefix_and_start(store: ObjectStore, request: pytest.FixtureRequest) -> None:
     names = ["a-b", "a/1", "a/10", "a/2/x", "a/2/y", "a0", "b/c/d", "chunks/0/0/1_0_4", "é/x", "z"]
+    starts = ["", "a", "a/", "a/1", "a/2/x", "a/3", "b", "zz"]
+    if request.node.callspec.params["store"] in ON_S3:
+        # SeaweedFS thinks in folders: it lists this one behind those in a/, and takes a start at a folder's name for its
+        # end.  No volume has such names, and no listing starts so.
+        names.remove("a-b")
+        starts = [start for start in starts if start not in ("a", "b")]
     for name in reversed(names):
         store.put(name, name.encode())
     assert keys(store) == sorted(names, key=str.encode)
     assert [found.size for found in store.list("a/2/")] == [5, 5]
     for prefix in ["", "a", "a/", "a/1", "a/2", "a/2/", "b", "b/c/d", "nothing", "no/thing/", "é"]:
-        for after in ["", "a", "a/", "a/1", "a/2/x", "a/3", "b", "zz"]:
+        for after in starts:
             expected = sorted(name for name in names if name.startswith(prefix) and name > after)
             assert keys(store, prefix, after) == expected, (prefix, after)
 
