@@ -37,6 +37,10 @@ class Conflict(Exception):
     """The transaction lost a race (or the database was busy) and changed nothing: run it again."""
 
 
+class Unavailable(Conflict):
+    """The database did not answer, and nothing was changed: run the transaction again, after a while."""
+
+
 class StoreError(Exception):
     """The object store failed.  Retried by the retry decorator, then EIO."""
 

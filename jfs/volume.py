@@ -2,14 +2,15 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
 from jfs.errors import UserError
 from jfs.meta.engines import mask_url, open_engine
+from jfs.meta.run import drive
 from jfs.meta.secrets import opened
 from jfs.meta.settings import Settings
 from jfs.meta.transaction import Engine
@@ -24,16 +25,36 @@ if TYPE_CHECKING:
     from jfs.chunk.store import BlockStore
     from jfs.meta.client import ClientOptions, MetaClient
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 PROBE_BYTES: Final = 100
 UUID_KEY: Final = "juicefs_uuid"
 
 
-def connect(url: str, *, create: bool = False) -> Engine:
-    """The engine behind the URL; says so in the log, as every command does first.  Raises UserError."""
+def with_engine(
+    url: str, body: Callable[[Engine], Coroutine[Any, Any, T]], *, create: bool = False, loop: bool = False
+) -> T:
+    """Open the engine behind the URL, run `body` with it, close it; what `body` returns.  Raises UserError.
+
+    With `loop` the body may wait for other things than the engine.
+    """
+    engine = open_engine(url, create=create)
+
+    async def main() -> T:
+        try:
+            await engine.open()
+            return await body(engine)
+        finally:
+            await engine.close()
+
+    return drive(engine, main, loop=loop)
+
+
+def say_address(url: str) -> None:
+    """What every command logs first."""
     log.info("Meta address: %s", mask_url(url))
-    return open_engine(url, create=create)
 
 
 def open_objects(settings: Settings, *, io_retries: int = 10, limits: Limits | None = None) -> ObjectStore:
@@ -129,10 +150,11 @@ def chunk_options(settings: Settings, **options: object) -> "ChunkOptions":
     return msgspec.convert(fields, ChunkOptions)
 
 
-def cache_folders(settings: Settings, given: str | None) -> list[str]:
-    """Where blocks are cached.
+def cache_folders(settings: Settings, given: str | None, *, writeback: bool = False) -> list[str]:
+    """Where blocks are cached, and staged with `writeback`.
 
-    A `file` store on this machine's disk gets a cache only when one is named: it would copy a disk to the same disk.
+    A `file` store on this machine's disk gets a cache only when one is named or for writeback: it would copy a disk to the
+    same disk.
     """
     from jfs.chunk.cache import parse_cache_dirs
 
@@ -141,7 +163,7 @@ def cache_folders(settings: Settings, given: str | None) -> list[str]:
         if folders == ["memory"]:
             log.info("Disk cache (none): blocks are cached in memory")
         return folders
-    if settings.storage in ("file", "mem"):
+    if settings.storage in ("file", "mem") and not writeback:
         log.info("Disk cache (none): %s storage is read directly; name one with --cache-dir", settings.storage)
         return []
     return ["/var/jfsCache" if os.geteuid() == 0 else os.path.expanduser("~/.juicefs/cache")]
@@ -200,13 +222,15 @@ async def open_volume(
     from jfs.chunk.store import BlockStore
     from jfs.meta.client import MetaClient
 
-    engine = connect(url)
+    say_address(url)
+    engine = open_engine(url)
     try:
+        await engine.open()
         meta = await MetaClient.connect(engine, options)
         limits = limits or Limits()
         follow_limits(meta, limits)
         objects = open_objects(meta.settings, io_retries=io_retries, limits=limits)
-        folders = cache_folders(meta.settings, cache_dir)
+        folders = cache_folders(meta.settings, cache_dir, writeback=bool(chunk.get("writeback")))
         chunks = chunk_options(meta.settings, cache_dirs=folders, **chunk)
         blocks = BlockStore(objects, chunks, open_cache(chunks))
         try:

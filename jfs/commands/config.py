@@ -9,11 +9,11 @@ from jfs.commands import arguments
 from jfs.commands.format import GIB, place
 from jfs.errors import UserError
 from jfs.meta import volume_format
-from jfs.meta.run import read, run, run_inline
+from jfs.meta.run import read, run
 from jfs.meta.secrets import sealed
 from jfs.meta.settings import Settings, go_json
 from jfs.meta.transaction import Engine
-from jfs.volume import connect, storage_is_tested, try_storage
+from jfs.volume import say_address, storage_is_tested, try_storage, with_engine
 
 log = logging.getLogger(__name__)
 
@@ -61,20 +61,23 @@ CHANGEABLE: Final = (
 )
 def command(arguments: tuple[str, ...], **options: Any) -> None:
     """Show the settings of a volume, or change those that are given."""
-    engine = connect(arguments[0])
-    try:
-        settings = run_inline(read(engine, volume_format.load_settings))
-        given = {name: options[name] for name in CHANGEABLE if options[name] is not None}
-        seal = options["encrypt_secret"]
-        if not given and not seal:
-            print(go_json(settings.public(), indent=2).decode())
-            return
-        _change(engine, settings, given, seal=seal, yes=options["yes"], force=options["force"])
-    finally:
-        run_inline(engine.close())
+    say_address(arguments[0])
+    with_engine(arguments[0], lambda engine: _config(engine, options))
 
 
-def _change(engine: Engine, settings: Settings, given: dict[str, Any], *, seal: bool, yes: bool, force: bool) -> None:
+async def _config(engine: Engine, options: dict[str, Any]) -> None:
+    settings = await read(engine, volume_format.load_settings)
+    given = {name: options[name] for name in CHANGEABLE if options[name] is not None}
+    seal = options["encrypt_secret"]
+    if not given and not seal:
+        print(go_json(settings.public(), indent=2).decode())
+        return
+    await _change(engine, settings, given, seal=seal, yes=options["yes"], force=options["force"])
+
+
+async def _change(
+    engine: Engine, settings: Settings, given: dict[str, Any], *, seal: bool, yes: bool, force: bool
+) -> None:
     """Check, store and tell the changes; `seal`: encrypt the secrets too."""
     if "storage" in given or "bucket" in given:
         storage = given.get("storage", settings.storage)
@@ -93,19 +96,19 @@ def _change(engine: Engine, settings: Settings, given: dict[str, Any], *, seal: 
         print("Nothing changed.")
         return
     if not force:
-        _check(engine, settings, given, yes=yes)
-    run_inline(run(engine, volume_format.update_settings, settings, time.time_ns()))
+        await _check(engine, settings, given, yes=yes)
+    await run(engine, volume_format.update_settings, settings, time.time_ns())
     print("\n".join(lines))
 
 
-def _check(engine: Engine, settings: Settings, given: dict[str, Any], *, yes: bool) -> None:
+async def _check(engine: Engine, settings: Settings, given: dict[str, Any], *, yes: bool) -> None:
     """The store answers where it is said to be; what would hurt is asked about first."""
     if ("storage" in given or "bucket" in given) and storage_is_tested():
         try_storage(settings)
     from jfs.meta.usage import Usage
 
     usage = Usage()
-    run_inline(usage.load(engine))
+    await usage.load(engine)
     stat = usage.statfs(settings)
     if 0 < given.get("capacity", 0) < stat.used_space:
         _confirm(f"New capacity is smaller than the {units.show_size(stat.used_space)} in use.", yes=yes)

@@ -11,14 +11,23 @@ import click
 from jfs.commands import arguments
 from jfs.errors import NotFormatted, UserError
 from jfs.meta import volume_format
-from jfs.meta.engines import LOCAL_SCHEMES, mask_url, open_engine, split_url
-from jfs.meta.run import read, run, run_inline
+from jfs.meta.engines import LOCAL_SCHEMES, split_url
+from jfs.meta.run import read, run
 from jfs.meta.secrets import opened, sealed
 from jfs.meta.settings import Settings, check_name, go_json
-from jfs.meta.transaction import Transaction
+from jfs.meta.transaction import Engine, Transaction
 from jfs.object.encrypt import ALGORITHMS
 from jfs.object.rsa_key import PASSPHRASE, read_new_key
-from jfs.volume import UUID_KEY, open_objects, require_empty, storage_is_tested, test_objects, try_storage
+from jfs.volume import (
+    UUID_KEY,
+    open_objects,
+    require_empty,
+    say_address,
+    storage_is_tested,
+    test_objects,
+    try_storage,
+    with_engine,
+)
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +82,7 @@ def command(ctx: click.Context, /, arguments: tuple[str, ...], **options: Any) -
     """Make a volume, or update the settings of one that is there."""
     url, name = arguments
     check_name(name)
-    log.info("Meta address: %s", mask_url(url))
+    say_address(url)
     text = _existing(url)
     if text is None or options["force"]:
         _create(ctx, url, name, options, text)
@@ -86,28 +95,20 @@ def command(ctx: click.Context, /, arguments: tuple[str, ...], **options: Any) -
 def _existing(url: str) -> bytes | None:
     """The settings of the volume that is there; None where there is none, and nothing was made."""
     try:
-        engine = open_engine(url)
+        return with_engine(url, lambda engine: read(engine, volume_format.load_text))
     except NotFormatted:
         return None
-    try:
-        return run_inline(read(engine, volume_format.load_text))
-    except NotFormatted:
-        return None
-    finally:
-        run_inline(engine.close())
 
 
 def _write(url: str, operation: Callable[..., Awaitable[object]], settings: Settings) -> None:
     """Store the settings; tables that are missing are made."""
-    engine = open_engine(url, create=True)
-    try:
-        run_inline(engine.prepare())
-        run_inline(run(engine, operation, settings, time.time_ns()))
-        import trio
 
-        trio.run(engine.sync)
-    finally:
-        run_inline(engine.close())
+    async def write(engine: Engine) -> None:
+        await engine.prepare()
+        await run(engine, operation, settings, time.time_ns())
+        await engine.sync()
+
+    with_engine(url, write, create=True, loop=True)
 
 
 def require_room(url: str) -> None:

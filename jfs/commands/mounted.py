@@ -17,12 +17,13 @@ from jfs.fuse import mounting, polling
 from jfs.fuse.adapter import Adapter, Timeouts
 from jfs.meta import inodes, volume_format
 from jfs.meta.client import ClientOptions
-from jfs.meta.engines import open_engine
-from jfs.meta.run import read, run_inline
+from jfs.meta.run import read
+from jfs.meta.settings import Settings
+from jfs.meta.transaction import Engine
 from jfs.meta.types import ROOT_INO
 from jfs.object.limit import Limits
 from jfs.vfs.vfs import Vfs, VfsOptions
-from jfs.volume import Volume, open_sealer, open_volume, refuse_unsupported
+from jfs.volume import Volume, open_sealer, open_volume, refuse_unsupported, with_engine
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +37,7 @@ EXIT_VOLUME_GONE: Final = 11
 
 def check_volume(url: str, *, read_only: bool) -> str:
     """The volume's name.  UserError or CorruptRecord, before anything is changed, where it cannot be mounted so."""
-    engine = open_engine(url)
-    try:
-        settings = run_inline(read(engine, volume_format.load_settings))
-        run_inline(read(engine, inodes.getattr, ROOT_INO))
-    except FsError as error:
-        raise UserError(f"the root directory of the volume cannot be read: {error}; `jfs fsck` tells more") from error
-    finally:
-        run_inline(engine.close())
+    settings = with_engine(url, _checked_settings)
     refuse_unsupported(settings)
     open_sealer(settings)
     if settings.enable_acl and not read_only:
@@ -51,6 +45,15 @@ def check_volume(url: str, *, read_only: bool) -> str:
     if settings.change_log and not read_only:
         raise UserError("this volume has its change log on, which jfs does not write yet: use --read-only")
     return settings.name
+
+
+async def _checked_settings(engine: Engine) -> Settings:
+    settings = await read(engine, volume_format.load_settings)
+    try:
+        await read(engine, inodes.getattr, ROOT_INO)
+    except FsError as error:
+        raise UserError(f"the root directory of the volume cannot be read: {error}; `jfs fsck` tells more") from error
+    return settings
 
 
 def serve(url: str, path: str, options: dict[str, Any], *, ready: Callable[[], None] | None = None) -> int:
@@ -80,7 +83,8 @@ async def _serve(url: str, path: str, options: dict[str, Any], ready: Callable[[
     )
     names = (
         "max_uploads max_downloads prefetch cache_size cache_items cache_mode free_space_ratio cache_eviction cache_expire "
-        "cache_scan_interval cache_partial_only cache_large_write verify_cache_checksum"
+        "cache_scan_interval cache_partial_only cache_large_write verify_cache_checksum "
+        "read_only writeback writeback_threshold_size max_stage_write upload_delay upload_hours"
     )
     chunk = {name: options[name] for name in names.split()}
     async with open_volume(
@@ -236,14 +240,20 @@ def shown_config(volume: Volume, path: str, options: dict[str, Any]) -> dict[str
             "AtimeMode": meta.options.atime_mode,
         },
         "Chunk": {
-            "CacheDir": ":".join(chunk.cache_dirs),
+            "CacheDir": ":".join(
+                folder if folder == "memory" else f"{folder}/{chunk.uuid}" for folder in chunk.cache_dirs
+            ),
             "CacheSize": chunk.cache_size,
             "FreeSpace": chunk.free_space_ratio,
             "BlockSize": chunk.block_size,
             "Compress": chunk.compression,
             "MaxUpload": chunk.max_uploads,
             "MaxDownload": chunk.max_downloads,
-            "Writeback": False,
+            "MaxStageWrite": chunk.max_stage_write,
+            "Writeback": chunk.writeback,
+            "WritebackThresholdSize": chunk.writeback_threshold_size or chunk.block_size + 1,
+            "UploadDelay": int(chunk.upload_delay * NANO),
+            "UploadHours": chunk.upload_hours,
             "HashPrefix": chunk.hash_prefix,
             "UploadLimit": int(volume.limits.upload.rate),
             "DownloadLimit": int(volume.limits.download.rate),

@@ -3,19 +3,16 @@
 No event loop and no data path are imported: on an embedded engine the whole command takes a few dozen milliseconds.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from jfs.commands import arguments
 from jfs.errors import UserError
 from jfs.meta import sessions, volume_format
-from jfs.meta.run import read, run_inline
-from jfs.meta.settings import Settings
+from jfs.meta.run import read
+from jfs.meta.settings import Settings, go_json
 from jfs.meta.transaction import Engine, Transaction
 from jfs.meta.types import TRASH_INO, TYPE_DIR
-from jfs.volume import connect
-
-T = TypeVar("T")
+from jfs.volume import say_address, with_engine
 
 FOREVER: Final = 1 << 62
 PAGE: Final = 1000
@@ -26,29 +23,24 @@ PAGE: Final = 1000
 @arguments.switch("--more", "-m", text="count what is in the trash and what waits for removal; takes longer")
 def command(arguments: tuple[str, ...], *, session: int | None, more: bool) -> None:
     """Show the status of a volume."""
-    from jfs.meta.settings import go_json
+    say_address(arguments[0])
+    shown = with_engine(arguments[0], lambda engine: _show(engine, session, more=more))
+    print(go_json(shown, indent=2).decode())
 
-    engine = connect(arguments[0])
+
+async def _show(engine: Engine, session: int | None, *, more: bool) -> dict[str, Any]:
     try:
-        try:
-            settings = Settings.parse(_ask(engine, volume_format.load_text))
-        except UserError as error:
-            raise UserError(f"get status: load setting: {error}") from None
-        shown = _one(engine, session) if session is not None else _all(engine, settings, more=more)
-        print(go_json(shown, indent=2).decode())
-    finally:
-        run_inline(engine.close())
+        settings = Settings.parse(await read(engine, volume_format.load_text))
+    except UserError as error:
+        raise UserError(f"get status: load setting: {error}") from None
+    return await _one(engine, session) if session is not None else await _all(engine, settings, more=more)
 
 
-def _ask(engine: Engine, operation: Callable[..., Awaitable[T]], *args: Any) -> T:
-    return run_inline(read(engine, operation, *args))
-
-
-def _all(engine: Engine, settings: Settings, *, more: bool) -> dict[str, Any]:
+async def _all(engine: Engine, settings: Settings, *, more: bool) -> dict[str, Any]:
     from jfs.meta.usage import Usage
 
     usage = Usage()
-    run_inline(usage.load(engine))
+    await usage.load(engine)
     stat = usage.statfs(settings)
     figures: dict[str, Any] = {
         "UsedSpace": stat.used_space,
@@ -57,16 +49,16 @@ def _all(engine: Engine, settings: Settings, *, more: bool) -> dict[str, Any]:
         "AvailableInodes": stat.available_inodes,
     }
     if more:
-        figures |= {name: number for name, number in _ask(engine, _pending).items() if number}
+        figures |= {name: number for name, number in (await read(engine, _pending)).items() if number}
     return {
         "Setting": settings.public(),
-        "Sessions": [sessions.describe(each) for each in _ask(engine, sessions.all_sessions)],
+        "Sessions": [sessions.describe(each) for each in await read(engine, sessions.all_sessions)],
         "Stat": figures,
     }
 
 
-def _one(engine: Engine, sid: int) -> dict[str, Any]:
-    shown = _ask(engine, _session, sid)
+async def _one(engine: Engine, sid: int) -> dict[str, Any]:
+    shown = await read(engine, _session, sid)
     if shown is None:
         raise UserError(f"get session: session not found: {sid}")
     return shown

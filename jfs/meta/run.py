@@ -1,4 +1,4 @@
-"""Running an operation in a transaction: the one retry loop, and a way to drive it without an event loop.
+"""Running an operation in a transaction: the one retry loop, and ways to drive it from a command.
 
 An operation is `async def op(tx, ...)`: what comes in are its arguments, what goes out is its result, so it may run again.
 Keyword arguments are bound with `functools.partial`.
@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from errno import EIO
 from typing import Any, Final, TypeVar, TypeVarTuple
 
-from jfs.errors import Conflict, FsError
+from jfs.errors import Conflict, FsError, Unavailable
 from jfs.meta.transaction import Charges, Engine, Transaction
 
 T = TypeVar("T")
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 # As patient as the peer (50 tries, 40 s), but with short pauses: trying a busy database costs microseconds.
 GIVE_UP_S: Final = 40.0
 LONGEST_PAUSE_S: Final = 0.1
+# A store that is away is not asked as often as one that is busy.
+AWAY_PAUSE_S: Final = 1.0
 
 _without_loop: ContextVar[bool] = ContextVar("without_loop", default=False)
 
@@ -60,11 +62,10 @@ async def _again(
 ) -> tuple[T, Charges]:
     """Later tries, after pauses that grow from 1 ms; EIO when none succeeded in the time that a system call may hang."""
     tries = 1
-    waited = 0.0
-    while waited < GIVE_UP_S:
-        pause = min(tries * tries / 1000, LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
-        await _pause(pause)
-        waited += pause
+    deadline = _now() + GIVE_UP_S
+    while _now() < deadline:
+        longest = AWAY_PAUSE_S if isinstance(conflict, Unavailable) else LONGEST_PAUSE_S
+        await _pause(min(tries * tries / 1000, longest) * random.uniform(0.5, 1.0))
         try:
             async with engine.transaction(write=write) as tx:
                 result = await operation(tx, *args)
@@ -75,6 +76,15 @@ async def _again(
     name = getattr(operation, "__name__", repr(operation))
     log.error("transaction %s failed after %d tries: %s", name, tries, conflict)
     raise FsError(EIO) from conflict
+
+
+def _now() -> float:
+    """Seconds on the clock that `_pause` goes by."""
+    if _without_loop.get():
+        return time.monotonic()
+    import trio
+
+    return trio.current_time()
 
 
 async def _pause(seconds: float) -> None:
@@ -98,3 +108,12 @@ def run_inline(coroutine: Coroutine[Any, Any, T]) -> T:
         _without_loop.reset(token)
     coroutine.close()
     raise RuntimeError("the coroutine waited for something that needs an event loop")
+
+
+def drive(engine: Engine, main: Callable[[], Coroutine[Any, Any, T]], *, loop: bool = False) -> T:
+    """Run what a command does with an engine to its end.  An engine that never waits needs no event loop for it."""
+    if engine.inline and not loop:
+        return run_inline(main())
+    import trio
+
+    return trio.run(main)

@@ -128,6 +128,7 @@ class Sqlite3Engine:
     """One volume's database.  All but `sync` and `checkpoint` belongs to the thread that made it."""
 
     scheme = "sqlite3"
+    inline = True
 
     def __init__(self, path: str, *, prefix: str = "jfs_", synchronous: str = "NORMAL", create: bool = False) -> None:
         self.path = path
@@ -148,6 +149,9 @@ class Sqlite3Engine:
         except IndexError:
             connection = self._connect()
         return Sqlite3Transaction(self, connection, write=write)
+
+    async def open(self) -> None:
+        """It is open since it was made."""
 
     async def prepare(self) -> None:
         connection = self.idle.pop()
