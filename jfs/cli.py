@@ -57,7 +57,14 @@ GLOBAL OPTIONS:
 
 def main() -> NoReturn:
     """Entry point of `jfs` and `mount.juicefs`."""
-    sys.exit(run(sys.argv))
+    code = run(sys.argv)
+    if "tikv_client" in sys.modules:
+        # Its threads may still want the interpreter while that is being taken down, which crashes the process.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -22,6 +22,7 @@ from jfs.meta import background, files, inodes, jobs, namespace, sessions, trash
 from jfs.meta.access import X, permitted
 from jfs.meta.files import CompactionPlan, Written
 from jfs.meta.ids import Ids
+from jfs.meta.inode_locks import InodeLocks
 from jfs.meta.inodes import AttrChange
 from jfs.meta.jobs import DeletedQueue
 from jfs.meta.open_files import OpenFiles
@@ -106,6 +107,8 @@ class MetaClient:
         self._ids_low = trio.Event()
         self._hour = (b"", 0)
         self._flushing = trio.Lock()
+        # An engine that answers inline runs one transaction after the other anyway.
+        self._locks = None if engine.inline else InodeLocks()
 
     # -- life
 
@@ -198,18 +201,29 @@ class MetaClient:
 
     # -- transactions
 
-    async def write(self, operation: Callable[[Transaction, *Ts], Awaitable[T]], *args: *Ts) -> T:
-        """Run an operation that changes the volume, and book what it charges.  EROFS on a read-only client."""
+    async def write(
+        self, operation: Callable[[Transaction, *Ts], Awaitable[T]], *args: *Ts, turn: tuple[Ino, ...] = ()
+    ) -> T:
+        """Run an operation that changes the volume, and book what it charges.  EROFS on a read-only client.
+
+        Those whose `turn` names the same inode run one after the other, and return in the order of their commits.
+        """
         if self.options.read_only:
             raise FsError(errno.EROFS)
-        result, charges = await run(self.engine, operation, *args)
+        if turn and self._locks is not None:
+            async with self._locks.hold(*turn):
+                result, charges = await run(self.engine, operation, *args)
+        else:
+            result, charges = await run(self.engine, operation, *args)
         self.usage.add(charges)
         return result
 
-    async def grow(self, operation: Callable[[Transaction, *Ts], Awaitable[T]], *args: *Ts) -> T:
+    async def grow(
+        self, operation: Callable[[Transaction, *Ts], Awaitable[T]], *args: *Ts, turn: tuple[Ino, ...] = ()
+    ) -> T:
         """The same for one that may need more room: ENOSPC, and nothing changed, where the volume's limits forbid it."""
         if self.settings.capacity <= 0 and self.settings.inodes <= 0:
-            return await self.write(operation, *args)
+            return await self.write(operation, *args, turn=turn)
         reservation = Reservation()
 
         async def within_limits(tx: Transaction) -> T:
@@ -219,7 +233,7 @@ class MetaClient:
             return result
 
         try:
-            return await self.write(within_limits)
+            return await self.write(within_limits, turn=turn)
         finally:
             self.usage.release(reservation)
 
@@ -274,11 +288,14 @@ class MetaClient:
     ) -> Entry:
         operation = partial(namespace.mknod, target=target, skip_mtime_ns=self.options.skip_dir_mtime_ns)
         parent = self._real(parent)
-        return await self.grow(operation, cred, parent, name, ino, attr_type, stat.S_IMODE(mode), rdev, self.now_ns())
+        mode = stat.S_IMODE(mode)
+        now_ns = self.now_ns()
+        return await self.grow(operation, cred, parent, name, ino, attr_type, mode, rdev, now_ns, turn=(parent,))
 
     async def link(self, cred: Cred, ino: Ino, parent: Ino, name: bytes) -> Entry:
         operation = partial(namespace.link, skip_mtime_ns=self.options.skip_dir_mtime_ns)
-        return await self.grow(operation, cred, self._real(ino), self._real(parent), name, self.now_ns())
+        ino, parent = self._real(ino), self._real(parent)
+        return await self.grow(operation, cred, ino, parent, name, self.now_ns(), turn=(ino, parent))
 
     async def readdir(self, cred: Cred, ino: Ino, after: bytes | None, limit: int) -> list[DirEntry]:
         ino = self._real(ino)
@@ -297,7 +314,9 @@ class MetaClient:
         hour = None if skip_trash else await self._trash_hour(parent)
         operation = partial(unlink, skip_trash=skip_trash, skip_mtime_ns=self.options.skip_dir_mtime_ns)
         with self.open_files.removal() as removal:
-            removed = await self.write(operation, cred, parent, name, hour, removal.opened, self.sid, self.now_ns())
+            now_ns = self.now_ns()
+            opened = removal.opened
+            removed = await self.write(operation, cred, parent, name, hour, opened, self.sid, now_ns, turn=(parent,))
             gone = self._took_away(removed)
         if gone:
             await self._let_go(removed.ino)
@@ -307,7 +326,9 @@ class MetaClient:
         parent = self._real(parent)
         hour = None if skip_trash else await self._trash_hour(parent)
         operation = partial(rmdir, skip_trash=skip_trash, skip_mtime_ns=self.options.skip_dir_mtime_ns)
-        return await self.write(operation, cred, parent, name, hour, self.open_files.is_open, self.sid, self.now_ns())
+        now_ns = self.now_ns()
+        is_open = self.open_files.is_open
+        return await self.write(operation, cred, parent, name, hour, is_open, self.sid, now_ns, turn=(parent,))
 
     async def rename(
         self, cred: Cred, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int
@@ -328,6 +349,7 @@ class MetaClient:
                 removal.opened,
                 self.sid,
                 self.now_ns(),
+                turn=(parent, new_parent),
             )
             gone = renamed.replaced is not None and self._took_away(renamed.replaced)
         if gone and renamed.replaced is not None:
@@ -362,7 +384,8 @@ class MetaClient:
 
     async def setattr(self, cred: Cred, ino: Ino, change: AttrChange, *, opened: bool = False) -> Attr:
         operation = partial(inodes.setattr, opened=True) if opened else inodes.setattr
-        return await self.write(operation, cred, self._real(ino), change, self.now_ns())
+        ino = self._real(ino)
+        return await self.write(operation, cred, ino, change, self.now_ns(), turn=(ino,))
 
     async def touch_atime(self, ino: Ino) -> None:
         """An inode was read: note when, as far as the atime mode wants that."""
@@ -373,7 +396,7 @@ class MetaClient:
         try:
             attr = await read(self.engine, inodes.getattr, ino)
             if inodes.atime_is_due(attr, mode, self.now_ns()):
-                await self.write(inodes.touch_atime, ino, mode, self.now_ns())
+                await self.write(inodes.touch_atime, ino, mode, self.now_ns(), turn=(ino,))
         except FsError as error:
             if error.errno != errno.ENOENT:
                 raise
@@ -449,7 +472,7 @@ class MetaClient:
 
     async def truncate(self, cred: Cred, ino: Ino, length: int, *, opened: bool = False) -> Attr:
         operation = partial(files.truncate, opened=True) if opened else files.truncate
-        return await self.grow(operation, cred, ino, length, self.now_ns())
+        return await self.grow(operation, cred, ino, length, self.now_ns(), turn=(ino,))
 
     async def new_slice_id(self) -> int:
         return await self._slices.draw()
@@ -461,7 +484,7 @@ class MetaClient:
         return await self.grow(files.write_slice, ino, index, record, mtime_ns, self.now_ns())
 
     async def write_slices(self, ino: Ino, index: int, records: Sequence[Slice], mtime_ns: int) -> Written:
-        return await self.grow(files.write_slices, ino, index, records, mtime_ns, self.now_ns())
+        return await self.grow(files.write_slices, ino, index, records, mtime_ns, self.now_ns(), turn=(ino,))
 
     async def compaction_candidate(self, ino: Ino, index: int) -> CompactionPlan | None:
         return await read(self.engine, files.compaction_candidate, ino, index)

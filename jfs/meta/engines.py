@@ -25,12 +25,16 @@ def open_engine(url: str, *, create: bool = False) -> Engine:
         from jfs.meta.sql.sqlite3 import open_sqlite3
 
         return open_sqlite3(rest, create=create)
+    if scheme == "tikv":
+        from jfs.meta.kv.tikv import open_tikv
+
+        return open_tikv(rest)
     if scheme == "memkv":
         from jfs.meta.kv.memory import MemoryEngine
 
         return MemoryEngine()
     if scheme in PEER_SCHEMES:
-        raise UserError(f"engine {scheme} is not supported yet; supported: sqlite3")
+        raise UserError(f"engine {scheme} is not supported yet; supported: sqlite3, tikv")
     raise UserError(f"Invalid meta driver: {scheme}")
 
 

@@ -43,6 +43,16 @@ class Transaction(Protocol):
     def charge_dir(self, ino: Ino, length: int, space: int, inodes: int) -> None:
         """Directory `ino`'s statistics change by these (direct children only)."""
 
+    async def warm(
+        self,
+        *,
+        attrs: Sequence[Ino] = (),
+        names: Sequence[tuple[Ino, bytes]] = (),
+        chunks: Sequence[tuple[Ino, int]] = (),
+        parents: Sequence[tuple[Ino, Ino]] = (),
+    ) -> None:
+        """What the operation is about to read: an engine whose reads are round trips fetches it all in one."""
+
     # -- inodes
 
     async def attr(self, ino: Ino) -> Attr | None: ...
@@ -305,6 +315,11 @@ class Engine(Protocol):
     """
 
     scheme: str
+    inline: bool
+    """Whether transactions never wait: they can be driven without an event loop."""
+
+    async def open(self) -> None:
+        """Reach the store for the first time.  UserError where it does not answer within 10 s."""
 
     def transaction(self, *, write: bool) -> AbstractAsyncContextManager[ChargedTransaction]: ...
 

@@ -16,7 +16,7 @@ REMEMBERED: Final = 100_000
 class OpenFile:
     """One open inode, shared by its handles."""
 
-    __slots__ = ("attr", "ino", "length", "opens", "records", "version", "writer")
+    __slots__ = ("attr", "changes", "ino", "length", "opens", "records", "version", "writer")
 
     def __init__(self, ino: Ino, attr: Attr, context: WriteContext) -> None:
         self.ino = ino
@@ -24,6 +24,8 @@ class OpenFile:
         """As the metadata last said."""
         self.length = attr.length
         """With the unflushed writes."""
+        self.changes = 0
+        """Counts this mount's own changes: attributes that were asked for before one of them are out of date."""
         self.opens = 1
         self.records: dict[int, Any] = {}
         """What the reader knows of each chunk."""
@@ -40,9 +42,14 @@ class OpenFile:
             attr, length=max(attr.length, self.length), mtime_ns=max(attr.mtime_ns, writer.mtime_ns)
         )
 
-    def refresh(self, attr: Attr) -> bool:
-        """Take in what the metadata says now; whether others have changed the file's bytes."""
+    def refresh(self, attr: Attr, asked_at: int) -> bool:
+        """Take in what the metadata said when `changes` was `asked_at`; whether others have changed the file's bytes.
+
+        What this mount has changed since knows better.
+        """
         known = self.attr
+        if asked_at != self.changes:
+            return False
         self.attr = attr
         if known.mtime_ns == attr.mtime_ns and known.length == attr.length:
             return False
@@ -64,11 +71,13 @@ class OpenFile:
     def adopt(self, attr: Attr) -> None:
         """What this mount's own change has made of the attributes; a length that is not ours shows what others did."""
         self.attr = attr
+        self.changes += 1
         self.length = max(attr.length, self.writer.end)
 
     def truncated(self, attr: Attr) -> None:
         """This mount has truncated the file; it has no unflushed writes now."""
         self.attr = attr
+        self.changes += 1
         self.length = attr.length
         self.forget_records()
 

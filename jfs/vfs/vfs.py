@@ -195,6 +195,7 @@ class Vfs:
         if ino == TRASH_INO:
             return await self._trash_attr()
         file = self.files.get(ino)
+        asked_at = file.changes if file is not None else 0
         try:
             attr = await self.meta.getattr(ino)
         except FsError as error:
@@ -205,24 +206,26 @@ class Vfs:
             return gone
         if file is None:
             return attr
-        self._refresh(file, attr)
-        return file.shown(attr)
+        self._refresh(file, attr, asked_at)
+        return file.shown(file.attr)
 
     async def setattr(self, cred: Cred, ino: Ino, fh: int | None, change: AttrChange, size: int | None) -> Attr:
         """Truncate to `size` unless None, then the rest.  A given time must not be overtaken by an older write's."""
         if is_special(ino):
             return self.special.attr(ino)
         attr: Attr | None = None
-        file = self.files.get(ino)
         if size is not None:
             handle = self.handles.find(fh)
             attr = await self._truncate(cred, ino, size, opened=handle is not None and handle.writable)
         if attr is None or change != NO_CHANGE:
+            file = self.files.get(ino)
             if file is not None and file.writer.dirty:
                 await file.writer.flush()
             attr = await self.meta.setattr(cred, ino, change, opened=fh is not None)
+            file = self.files.get(ino)
             if file is not None:
                 file.adopt(attr)
+        file = self.files.get(ino)
         return attr if file is None else file.shown(attr)
 
     async def _truncate(self, cred: Cred, ino: Ino, size: int, *, opened: bool) -> Attr:
@@ -242,8 +245,8 @@ class Vfs:
         file = self.files.get(entry.ino)
         return entry if file is None or not file.writer.dirty else Entry(entry.ino, file.shown(entry.attr))
 
-    def _refresh(self, file: OpenFile, attr: Attr) -> None:
-        if file.refresh(attr):
+    def _refresh(self, file: OpenFile, attr: Attr, asked_at: int) -> None:
+        if file.refresh(attr, asked_at):
             self.on_changed(file.ino)
 
     async def statfs(self) -> StatFs:
@@ -282,21 +285,23 @@ class Vfs:
 
     async def open(self, cred: Cred, ino: Ino, flags: int) -> Handle:
         if is_special(ino):
-            return self.handles.add_special(self.special.open(ino, flags))
+            return self.handles.add_special(self.special.open(cred, ino, flags))
+        known = self.files.get(ino)
+        asked_at = known.changes if known is not None else 0
         attr = await self.meta.open(cred, ino, flags)
-        file = self._enter(ino, attr)
+        file = self._enter(ino, attr, asked_at)
         handle = self._new_handle(cred, file, flags)
         if flags & os.O_TRUNC and handle.writable:
             await self._empty(cred, handle, ino)
         handle.keep_cache = not handle.direct_io and self.files.unchanged_since_last_open(ino, attr)
         return handle
 
-    def _enter(self, ino: Ino, attr: Attr) -> OpenFile:
+    def _enter(self, ino: Ino, attr: Attr, asked_at: int = 0) -> OpenFile:
         """One more handle on the inode: what others closed before this open must be seen, whoever wrote last."""
         known = self.files.get(ino)
         file = self.files.enter(ino, attr)
         if known is not None:
-            self._refresh(file, attr)
+            self._refresh(file, attr, asked_at)
             file.forget_records()
         return file
 
@@ -330,7 +335,8 @@ class Vfs:
             raise FsError(errno.EBADF)
         try:
             if offset + size > file.length:
-                self._refresh(file, await self.meta.getattr(file.ino))
+                asked_at = file.changes
+                self._refresh(file, await self.meta.getattr(file.ino), asked_at)
             self.compactor.requests += 1
             return await self.reader.read(file, handle, offset, size)
         except (StoreError, CorruptRecord, OSError) as error:

@@ -1,5 +1,6 @@
 """The metadata engines: what is tested here holds on each of them."""
 
+import itertools
 from collections.abc import Generator
 from pathlib import Path
 
@@ -9,14 +10,20 @@ from jfs.meta.engines import open_engine
 from jfs.meta.kv.memory import MemoryEngine
 from jfs.meta.run import run_inline
 from jfs.meta.transaction import Engine
+from tests.tikv.cluster import Cluster
+
+_volumes = itertools.count(1)
 
 
-@pytest.fixture(params=["memory", "sqlite3"])
+@pytest.fixture(params=["memory", "sqlite3", "tikv"])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Engine, None, None]:
     """An engine with an empty database that is ready for use."""
     opened: Engine
     if request.param == "memory":
         opened = MemoryEngine()
+    elif request.param == "tikv":
+        cluster: Cluster = request.getfixturevalue("tikv_cluster")
+        opened = open_engine(cluster.url(f"test{next(_volumes)}"))
     else:
         opened = open_engine(f"sqlite3://{tmp_path}/meta.db", create=True)
     run_inline(opened.prepare())

@@ -141,7 +141,9 @@ async def test_a_volume_that_has_vanished_is_fatal() -> None:
     assert why == ["the volume's settings have vanished from the database"]
 
 
-def test_the_background_flushes_and_beats(engine: Engine) -> None:
+def test_the_background_flushes_and_beats() -> None:
+    engine = MemoryEngine()
+
     async def scenario() -> None:
         clock = Clock()
         client = await new_volume(engine, clock)

@@ -41,7 +41,7 @@ class TestUrls:
         with pytest.raises(UserError, match=r"^Invalid meta driver: foo$"):
             open_engine("foo://x")
 
-    @pytest.mark.parametrize("url", ["tikv://a/b", "localhost/1", "mysql://u:p@(h)/d"])
+    @pytest.mark.parametrize("url", ["etcd://a/b", "localhost/1", "mysql://u:p@(h)/d"])
     def test_known_drivers_to_come(self, url: str) -> None:
         with pytest.raises(UserError, match="is not supported yet; supported: sqlite3"):
             open_engine(url)

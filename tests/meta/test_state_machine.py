@@ -1,6 +1,7 @@
 """Random histories of two clients on one volume, against a model; fsck's rules hold after every step."""
 
 import errno
+import itertools
 import os
 import shutil
 import sqlite3
@@ -52,6 +53,7 @@ from jfs.meta.types import (
 from jfs.meta.volume_format import create_volume
 from tests.meta.model import CELL, Model
 from tests.meta.volumes import START_NS, Clock
+from tests.tikv.cluster import Cluster
 
 CLIENTS = st.integers(0, 1)
 PICKS = st.integers(0, 30)
@@ -80,10 +82,14 @@ def as_name(label: str) -> bytes:
     return b"\xff" * 255 if label == "long" else label.encode()
 
 
+_volumes = itertools.count(1)
+
+
 class Histories(RuleBasedStateMachine):
     """Each rule does one thing on the real volume and on the model, and expects the same outcome of both."""
 
     scheme = "memory"
+    cluster: Cluster
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,6 +115,8 @@ class Histories(RuleBasedStateMachine):
         self.engine: Engine = MemoryEngine()
         if self.scheme == "sqlite3":
             self.engine = open_engine(f"sqlite3://{self.folder}/meta.db", create=True)
+        elif self.scheme == "tikv":
+            self.engine = open_engine(self.cluster.url(f"history{next(_volumes)}"))
         volume = Settings.fresh("testvol", bucket="/tmp/none/")
         volume.trash_days = trash_days
         await self.engine.prepare()
@@ -478,13 +486,13 @@ class Histories(RuleBasedStateMachine):
         needed, _ = await run(self.engine, _needed_slices, write=False)
         assert self.blocks.keys() == needed
         inodes, _ = await run(self.engine, _inodes, write=False)
-        assert self._inodes_with_records() <= inodes
+        assert await self._inodes_with_records() <= inodes
         await self.engine.close()
 
-    def _inodes_with_records(self) -> set[Ino]:
+    async def _inodes_with_records(self) -> set[Ino]:
         """Whom attributes, names, links, chunks, targets, extended attributes and statistics belong to."""
-        if isinstance(self.engine, MemoryEngine):
-            keys = self.engine.store.keys
+        if self.scheme != "sqlite3":
+            keys = self.engine.store.keys if isinstance(self.engine, MemoryEngine) else await _keys(self.engine)
             return {int.from_bytes(key[1:9], "little") for key in keys if key[:1] in b"AU" and len(key) >= 9}
         connection = sqlite3.connect(f"{self.folder}/meta.db")
         columns = ["node.inode", "edge.parent", "edge.inode", "chunk.inode", "symlink.inode"]
@@ -494,6 +502,11 @@ class Histories(RuleBasedStateMachine):
             found.update(ino for (ino,) in connection.execute(f"SELECT {column} FROM jfs_{table}"))
         connection.close()
         return found
+
+
+async def _keys(engine: Engine) -> list[bytes]:
+    async with engine.transaction(write=False) as tx:
+        return [key for key, _ in await tx.kv.scan(b"", b"\xff")]
 
 
 async def _inodes(tx: Transaction) -> set[Ino]:
@@ -518,9 +531,17 @@ class HistoriesOnSqlite3(Histories):
     scheme = "sqlite3"
 
 
+class HistoriesOnTikv(Histories):
+    """The same on a cluster, where every transaction can lose a race."""
+
+    scheme = "tikv"
+
+
 @pytest.mark.timeout(600)  # a failure is made small before it is shown
-@pytest.mark.parametrize(("machine", "histories"), [(Histories, 120), (HistoriesOnSqlite3, 50)])
-def test_random_histories(machine: type[Histories], histories: int) -> None:
+@pytest.mark.parametrize(("machine", "histories"), [(Histories, 120), (HistoriesOnSqlite3, 50), (HistoriesOnTikv, 15)])
+def test_random_histories(machine: type[Histories], histories: int, request: pytest.FixtureRequest) -> None:
+    if machine is HistoriesOnTikv:
+        machine.cluster = request.getfixturevalue("tikv_cluster")
     profile = settings(
         derandomize=True,
         database=None,

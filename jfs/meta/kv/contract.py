@@ -19,6 +19,9 @@ class KeyValues(Protocol):
         """The values of those keys that exist, in one round trip."""
         ...
 
+    async def warm(self, keys: Iterable[bytes]) -> None:
+        """These keys are about to be read one by one: fetch them in one round trip, if that saves any."""
+
     async def scan(self, start: bytes, end: bytes, limit: int | None = None) -> list[tuple[bytes, bytes]]:
         """The first `limit` keys of [start, end) and their values, in byte order."""
         ...

@@ -86,6 +86,9 @@ class MemoryKeys:
     async def get_many(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         return {key: value for key in keys if (value := self._read(key)) is not None}
 
+    async def warm(self, keys: Iterable[bytes]) -> None:
+        """Nothing is far away."""
+
     async def scan(self, start: bytes, end: bytes, limit: int | None = None) -> list[tuple[bytes, bytes]]:
         keys = self._store.range(start, end)
         if own := [key for key in self._writes if start <= key < end]:
@@ -155,6 +158,7 @@ class MemoryEngine:
     """An empty volume in memory."""
 
     scheme = "memkv"
+    inline = True
 
     def __init__(self) -> None:
         self.store = MemoryStore()
@@ -173,6 +177,9 @@ class MemoryEngine:
 
     def transaction(self, *, write: bool) -> MemoryTransaction:
         return MemoryTransaction(self, write=write)
+
+    async def open(self) -> None:
+        """It is here."""
 
     async def prepare(self) -> None:
         """Nothing to make: keys need no schema."""

@@ -62,6 +62,20 @@ class KvTransaction:
             start = pairs[-1][0] + b"\0"
         return rows, None
 
+    async def warm(
+        self,
+        *,
+        attrs: Sequence[Ino] = (),
+        names: Sequence[tuple[Ino, bytes]] = (),
+        chunks: Sequence[tuple[Ino, int]] = (),
+        parents: Sequence[tuple[Ino, Ino]] = (),
+    ) -> None:
+        keys = [schema.attr_key(ino) for ino in attrs]
+        keys += [schema.dentry_key(parent, name) for parent, name in names]
+        keys += [schema.chunk_key(ino, index) for ino, index in chunks]
+        keys += [schema.parent_key(ino, parent) for ino, parent in parents]
+        await self.kv.warm(keys)
+
     # -- inodes
 
     async def attr(self, ino: Ino) -> Attr | None:

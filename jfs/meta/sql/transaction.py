@@ -79,6 +79,16 @@ class SqlTransaction:
     def _rows(self, sql: str, *values: Any) -> list[Row]:
         return self._execute(sql, values).fetchall()
 
+    async def warm(
+        self,
+        *,
+        attrs: Sequence[Ino] = (),
+        names: Sequence[tuple[Ino, bytes]] = (),
+        chunks: Sequence[tuple[Ino, int]] = (),
+        parents: Sequence[tuple[Ino, Ino]] = (),
+    ) -> None:
+        """The database is at hand."""
+
     # -- inodes
 
     async def attr(self, ino: Ino) -> Attr | None:
