@@ -2,15 +2,19 @@
 
 import logging
 import os
-from typing import Any
+import re
+from typing import Any, Final
 
 from jfs.commands import arguments
+from jfs.commands.apart import apart
 from jfs.errors import UserError
 from jfs.fuse import mounting
+from jfs.meta.engines import LOCAL_SCHEMES, split_url
 
 log = logging.getLogger(__name__)
 
 MIB = 1 << 20
+CACHE_MODE: Final = re.compile("0?[0-7]{3}")
 
 
 def default_log() -> str:
@@ -68,7 +72,9 @@ def default_log() -> str:
     "--max-readahead", kind=arguments.Size(MIB), default=32 * MIB, text="read-ahead per handle, MiB without a unit"
 )
 @arguments.value("--prefetch", kind=arguments.Whole(0, 1000), default=1, text="blocks fetched ahead at once")
-@arguments.value("--cache-dir", text="folders of the disk cache, separated by colons; memory: a cache in memory")
+@arguments.value(
+    "--cache-dir", text="folders of the disk cache, separated by colons, globs too; memory: a cache in memory"
+)
 @arguments.value(
     "--cache-size", kind=arguments.Size(MIB), default=100 << 30, text="size of the cache, MiB without a unit"
 )
@@ -119,10 +125,12 @@ def default_log() -> str:
 @arguments.value(
     "--upload-hours", default="", text="with --writeback: upload between these hours of the day only, such as 23,5"
 )
+@arguments.value("--storage", default="", text="kind of object storage, where this client shall see another")
+@arguments.value("--bucket", default="", text="where the objects are, where this client shall see another place")
+@arguments.value("--storage-class", default="", text="storage class of the objects that this client puts")
+@arguments.value("--get-timeout", kind=arguments.Duration(), default=60.0, text="longest time for a download, seconds")
+@arguments.value("--put-timeout", kind=arguments.Duration(), default=60.0, text="longest time for an upload, seconds")
 @arguments.not_yet(
-    "--storage",
-    "--bucket",
-    "--storage-class",
     "--tag",
     "--root-squash",
     "--all-squash",
@@ -145,8 +153,6 @@ def default_log() -> str:
     "--skip-dir-nlink",
     "--open-cache",
     "--open-cache-limit",
-    "--get-timeout",
-    "--put-timeout",
     "--backup-meta",
     switches=(
         "--disable-transparent-hugepage",
@@ -165,7 +171,11 @@ def command(arguments: tuple[str, ...], **options: Any) -> int:
     mounting.require_fuse()
     from jfs.commands import mounted
 
-    name = mounted.check_volume(url, read_only=options["read_only"])
+    def check() -> str:
+        return mounted.check_volume(url, read_only=options["read_only"])
+
+    # The client library of a cluster does not survive going into the background.
+    name = check() if split_url(url)[0] in LOCAL_SCHEMES else apart(check)
     options["kernel_options"] = mounting.kernel_options(words, name=name, read_only=options["read_only"])
     _check_numbers(options)
     path = mounting.prepare_mount_point(mount_point, nonempty=options["force"] or "nonempty" in words)
@@ -185,14 +195,12 @@ def command(arguments: tuple[str, ...], **options: Any) -> int:
 
 def _check_numbers(options: dict[str, Any]) -> None:
     """Turn the options that are written in a notation of their own into numbers.  UserError."""
+    from jfs.chunk.cache import split_cache_dirs
     from jfs.chunk.hours import parse_hours
 
-    try:
-        options["cache_mode"] = int(options["cache_mode"], 8)
-    except ValueError:
-        raise UserError(
-            f'Invalid value "{options["cache_mode"]}" for "cache-mode": octal permissions are wanted'
-        ) from None
+    if not CACHE_MODE.fullmatch(options["cache_mode"]):
+        raise UserError(f'Invalid value "{options["cache_mode"]}" for "cache-mode": octal permissions are wanted')
+    options["cache_mode"] = int(options["cache_mode"], 8)
     try:
         ratio = options["free_space_ratio"] = float(options["free_space_ratio"])
     except ValueError:
@@ -205,8 +213,11 @@ def _check_numbers(options: dict[str, Any]) -> None:
     if options["writeback"] and options["read_only"]:
         log.warning("--writeback has no effect on a read-only mount")
         options["writeback"] = False
+    for name in ("get_timeout", "put_timeout"):
+        if options[name] <= 0:
+            raise UserError(f'Invalid value for "{name.replace("_", "-")}": more than 0 s is wanted')
     if options["cache_dir"] and options["cache_dir"] != "memory":
-        options["cache_dir"] = ":".join(os.path.abspath(part) for part in options["cache_dir"].split(":") if part)
+        options["cache_dir"] = ":".join(map(os.path.abspath, split_cache_dirs(options["cache_dir"])))
 
 
 def absolute_url(url: str) -> str:
