@@ -14,7 +14,7 @@ import msgspec
 
 from jfs.errors import FsError
 from jfs.meta.access import folder_attr
-from jfs.meta.types import ROOT_INO, TRASH_INO, TYPE_FILE, Attr, Entry, Ino
+from jfs.meta.types import ROOT_INO, TRASH_INO, TYPE_FILE, Attr, Cred, Entry, Ino
 from jfs.vfs.access_log import AccessLogReader
 from jfs.vfs.stats import stats_text
 
@@ -29,6 +29,9 @@ CONFIG_INO: Final = 0x7FFFFFFF00000004
 
 NAMES: Final = {"accesslog": ACCESS_LOG_INO, "control": CONTROL_INO, "stats": STATS_INO, "config": CONFIG_INO}
 MODES: Final = {ACCESS_LOG_INO: 0o400, CONTROL_INO: 0o666, STATS_INO: 0o444, CONFIG_INO: 0o400}
+
+DRAIN: Final = 0x6A660001
+"""Command of jfs alone: upload staged blocks at once, and stage no more (`umount --flush`)."""
 
 _HEADER: Final = struct.Struct(">II")
 
@@ -115,13 +118,13 @@ class SpecialFiles:
         config["Meta"] = {**(about if isinstance(about, dict) else {}), "Sid": client.sid}
         return msgspec.json.format(msgspec.json.encode(config), indent=1) + b"\n"
 
-    def open(self, ino: Ino, flags: int) -> "SpecialHandle":
+    def open(self, cred: Cred, ino: Ino, flags: int) -> "SpecialHandle":
         """Raises EACCES for writing to what is only read."""
         writing = flags & os.O_ACCMODE != os.O_RDONLY
         if writing and ino != CONTROL_INO:
             raise FsError(errno.EACCES)
         if ino == CONTROL_INO:
-            return ControlHandle()
+            return ControlHandle(self._vfs, privileged=cred.uid in (0, os.getuid()))
         if ino == ACCESS_LOG_INO:
             return AccessLogReader(self._vfs.access_log)
         return TextHandle(self.config_text() if ino == CONFIG_INO else stats_text(self._vfs))
@@ -148,12 +151,14 @@ class TextHandle:
 class ControlHandle:
     """The command channel: u32 command, u32 length of the body, body; the answer ends with one byte, an errno.
 
-    No command is known yet, so each is answered with EINVAL.
+    `DRAIN` is known, with a byte that turns it on or off; every other command is answered with EINVAL.
     """
 
     writable = True
 
-    def __init__(self) -> None:
+    def __init__(self, vfs: "Vfs", *, privileged: bool) -> None:
+        self._vfs = vfs
+        self._privileged = privileged
         self._request = b""
         self._answer = b""
 
@@ -166,12 +171,24 @@ class ControlHandle:
     async def write(self, offset: int, data: bytes | memoryview) -> int:
         self._request += bytes(data)
         while len(self._request) >= _HEADER.size:
-            _, length = _HEADER.unpack_from(self._request)
+            command, length = _HEADER.unpack_from(self._request)
             if len(self._request) < _HEADER.size + length:
                 break
+            body = self._request[_HEADER.size : _HEADER.size + length]
             self._request = self._request[_HEADER.size + length :]
-            self._answer += bytes([errno.EINVAL])
+            self._answer += bytes([self._carry_out(command, body)])
         return len(data)
+
+    def _carry_out(self, command: int, body: bytes) -> int:
+        """The errno that answers."""
+        if command != DRAIN or len(body) != 1:
+            return errno.EINVAL
+        if not self._privileged:
+            return errno.EPERM
+        staging = self._vfs.blocks.staging
+        if staging is not None:
+            staging.drain(on=body != b"\0")
+        return 0
 
     def close(self) -> None:
         self._request = self._answer = b""

@@ -1,0 +1,89 @@
+"""`umount --flush`: have a mount upload what is staged, and show how it goes, by the files in its root directory.
+
+A jfs mount is asked to upload at once, whatever its delay and hours, and to stage no more; a mount of the peer's is waited for.
+"""
+
+import contextlib
+import errno
+import os
+import struct
+import time
+from collections.abc import Generator
+from typing import Final
+
+from jfs.errors import UserError
+from jfs.units import show_size
+from jfs.vfs.special_files import DRAIN, NAMES
+
+LOOK_S: Final = 0.2
+SHOW_S: Final = 1.0
+
+_HEADER: Final = struct.Struct(">II")
+
+
+@contextlib.contextmanager
+def flushed(path: str) -> Generator[None, None, None]:
+    """For the time of the block nothing is staged on the mount; if the block fails, staging goes on.  UserError.
+
+    Where `path` is no mount of a volume nothing happens.
+    """
+    asked = _ask(path, on=True)
+    try:
+        _wait(path)
+        yield
+    except BaseException:
+        if asked:
+            _ask(path, on=False)
+        raise
+
+
+def _ask(path: str, *, on: bool) -> bool:
+    """Whether the mount does it: the peer knows no such command."""
+    file = _special(path, "control")
+    if file is None:
+        return False
+    fd = os.open(file, os.O_RDWR)
+    try:
+        os.write(fd, _HEADER.pack(DRAIN, 1) + bytes([on]))
+        answer = os.read(fd, 1)
+    finally:
+        os.close(fd)
+    if answer == bytes([errno.EPERM]):
+        raise UserError(f"{path}: only root and the owner of the mount may flush its staged blocks")
+    return answer == b"\0"
+
+
+def _wait(path: str) -> None:
+    """Until nothing is staged, with a line each second."""
+    before, since = _staged(path), time.monotonic()
+    if before is None:
+        return
+    while (now := _staged(path)) is not None and now[0]:
+        time.sleep(LOOK_S)
+        passed = time.monotonic() - since
+        if passed >= SHOW_S:
+            rate = max((before[1] - now[1]) / passed, 0.0)
+            left = f"{now[1] / rate:.0f}s" if rate else "unknown"
+            line = f"{show_size(now[1])} staging chunks are being flushed... {show_size(int(rate))}/s, left {left}"
+            print(f"\r{line:<78}", end="", flush=True)
+            before, since = now, time.monotonic()
+    print("\rAll staging chunks are flushed".ljust(79))
+
+
+def _staged(path: str) -> tuple[int, int] | None:
+    """Blocks and bytes that wait for their upload; None where nobody tells."""
+    file = _special(path, "stats")
+    if file is None:
+        return None
+    with open(file, encoding="ascii") as stats:
+        figures = dict(line.split()[:2] for line in stats if line.startswith("juicefs_staging_block"))
+    blocks, size = (float(figures.get(f"juicefs_staging_{name}", 0)) for name in ("blocks", "block_bytes"))
+    return int(blocks), int(size)
+
+
+def _special(path: str, name: str) -> str | None:
+    for file in (f"{path}/.{name}", f"{path}/.jfs.{name}"):
+        with contextlib.suppress(OSError):
+            if os.stat(file).st_ino == NAMES[name]:
+                return file
+    return None
