@@ -24,7 +24,11 @@ def stats_text(vfs: "Vfs") -> bytes:
     figures = _process() | _volume(vfs) | _data_path(vfs)
     for name, count in vfs.requests.items():
         figures[f"fuse_ops_total_{name}"] = count
-    return "".join(f"juicefs_{name} {value:g}\n" for name, value in figures.items()).encode()
+    return "".join(f"juicefs_{name} {_shown(value)}\n" for name, value in figures.items()).encode()
+
+
+def _shown(value: float) -> str:
+    return f"{value:.0f}" if value == int(value) else f"{value:g}"
 
 
 def _process() -> dict[str, float]:
