@@ -15,7 +15,7 @@ import trio
 from jfs.errors import ObjectMissing, StoreError, first_of
 from jfs.meta.slices import Segment, visible
 from jfs.meta.types import CHUNK_SIZE, Ino, Slice
-from jfs.vfs.upload_wait import UploadWait
+from jfs.vfs.upload_wait import GivenUp, UploadWait
 
 if TYPE_CHECKING:
     from jfs.chunk.store import BlockStore
@@ -72,6 +72,7 @@ class Reader:
         self._meta = meta
         self._blocks = blocks
         self._max_readahead = max_readahead
+        self._given_up = GivenUp()
         self.on_records: Callable[[Ino, int, int], None] = _ignore
         """(inode, chunk, records or segments in it), when there are many."""
 
@@ -118,7 +119,7 @@ class Reader:
                 chunk = await self._load(file, index)
                 if tries and chunk.segments != known:
                     continue
-                wait = wait or UploadWait(self._meta)
+                wait = wait or UploadWait(self._meta, self._given_up)
                 if not await wait.again(error):
                     log.error("inode %d: %s", file.ino, error)
                     raise

@@ -1,0 +1,224 @@
+"""Writeback: what fsync acknowledged is in the cache folder or in the store, whatever happens to mount, store or disk."""
+
+import os
+import random
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.deadline import eventually
+from tests.faults.conftest import writing
+from tests.faults.test_store import drop_caches, immutable, noise, write_and_sync
+from tests.faults.writer import acknowledged, losses
+from tests.mounts import JFS, PEER, Mount, Volume, format_volume
+
+MIB = 1 << 20
+STAYS = "are staged and not uploaded yet"
+DEAD = "left by a mount that died"
+# a deleted file's blocks may be staged by the mount that was killed and gone with the next one's clean-up
+WAITING = ("--upload-delay", "1h")
+
+
+def staged(folder: Path) -> list[Path]:
+    """The staged files of a cache folder; not those that were being written when a mount was killed."""
+    return sorted(path for path in folder.glob("*/rawstaging/**/*") if path.is_file() and path.suffix != ".tmp")
+
+
+def figure(mount: Mount, name: str) -> float:
+    """A figure of the mount's `.stats`."""
+    lines = (mount.path / ".stats").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"juicefs_{name} "))
+
+
+def check_everything(volume: Volume) -> None:
+    for client in (JFS, PEER):
+        client.run("fsck", volume.url)
+
+
+def flush(mount: Mount) -> str:
+    """`jfs umount --flush`, and the end of the mount."""
+    done = JFS.run("umount", "--flush", mount.path)
+    assert mount.process.wait(30) == 0
+    return done.stdout
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nothing_acknowledged_is_lost_by_kill(tmp_path: Path, seed: int) -> None:
+    volume = format_volume(JFS, tmp_path / "v", "killed")
+    cache, log = tmp_path / "cache", tmp_path / "log"
+    options = ["--writeback", "--cache-dir", str(cache), *(WAITING if seed % 3 == 0 else ())]
+    sync = ("--sync",) if seed % 2 else ()
+    with volume.mounted(JFS, *options) as mount:
+        root = mount.path / "work"
+        root.mkdir()
+        with writing(root, log, seed + 100, *sync):
+            moment = random.Random(seed).randrange(40, 160)
+            eventually(lambda: acknowledged(log) > moment, 60, f"{moment} steps", pause=0.001)
+            mount.kill()
+    if seed % 3 == 0:
+        assert staged(cache)
+    with volume.mounted(JFS, *options, expect_log=[DEAD]) as mount:
+        assert losses(mount.path / "work", log) == []
+        assert "All staging chunks are flushed" in flush(mount)
+    assert staged(cache) == []
+    check_everything(volume)
+    drop_caches()
+    with volume.mounted(JFS) as mount:
+        assert losses(mount.path / "work", log) == []
+
+
+def test_an_unmount_leaves_staged_blocks_to_the_next_mount(tmp_path: Path) -> None:
+    volume = format_volume(JFS, tmp_path / "v", "left")
+    options = ("--writeback", "--cache-dir", str(tmp_path / "cache"))
+    with volume.mounted(JFS, *options, *WAITING, expect_log=[f"4 blocks .* {STAYS}"]) as mount:
+        write_and_sync(mount.path / "f", noise(1, 9 * MIB))
+        write_and_sync(mount.path / "g", noise(2, 1000))
+        assert (figure(mount, "staging_blocks"), figure(mount, "staging_block_bytes")) == (4, 9 * MIB + 1000)
+        assert volume.objects == []
+        drop_caches()
+        assert (mount.path / "f").read_bytes() == noise(1, 9 * MIB)
+    assert STAYS in mount.log.read_text()
+    assert len(staged(tmp_path / "cache")) == 4
+    with volume.mounted(JFS, *options) as mount:
+        eventually(lambda: figure(mount, "staging_blocks") == 0, 20, "the uploads")
+        eventually(lambda: not staged(tmp_path / "cache"), 5)
+        assert figure(mount, "staging_block_delay_seconds") > 0
+    assert len(volume.objects) == 4
+    check_everything(volume)
+
+
+def test_flush_waits_for_no_delay(tmp_path: Path) -> None:
+    volume = format_volume(JFS, tmp_path / "v", "flushed")
+    with volume.mounted(JFS, "--writeback", "--cache-dir", str(tmp_path / "cache"), *WAITING) as mount:
+        (mount.path / "f").write_bytes(noise(1, 9 * MIB))
+        with (mount.path / "g").open("wb") as file:
+            busy = JFS.run("umount", "--flush", mount.path, ok=False)
+            assert "busy" in busy.stderr
+            assert staged(tmp_path / "cache") == []
+            file.write(noise(2, 1000))  # the refused unmount has given staging back
+        assert len(staged(tmp_path / "cache")) == 1
+        assert "All staging chunks are flushed" in flush(mount)
+    assert staged(tmp_path / "cache") == []
+    check_everything(volume)
+
+
+def test_the_peers_flush_waits_for_a_mount_of_ours(tmp_path: Path) -> None:
+    volume = format_volume(JFS, tmp_path / "v", "theirs")
+    with volume.mounted(JFS, "--writeback", "--cache-dir", str(tmp_path / "cache"), "--upload-delay", "3s") as mount:
+        (mount.path / "f").write_bytes(noise(1, MIB))
+        PEER.run("umount", "--flush", mount.path)
+        assert mount.process.wait(30) == 0
+    assert staged(tmp_path / "cache") == []
+    assert len(volume.objects) == 1
+
+
+def test_a_store_that_is_away_stops_nobody(tmp_path: Path, small_disk: Callable[..., Path]) -> None:
+    """Writes are acknowledged, survive kill -9, and are uploaded when the store is back."""
+    disk = small_disk("ext4", "300M")
+    volume = format_volume(JFS, disk / "v", "away")
+    log, cache = tmp_path / "log", tmp_path / "cache"
+    options = ("--writeback", "--cache-dir", str(cache))
+    immutable(volume.store, on=True)
+    try:
+        with volume.mounted(JFS, *options, at=tmp_path / "mp", expect_log=["cannot be uploaded yet"]) as mount:
+            root = mount.path / "work"
+            root.mkdir()
+            with writing(root, log, 7, "--sync"):
+                eventually(lambda: acknowledged(log) > 150, 60, "150 steps")
+                assert figure(mount, "staging_blocks") > 0
+                mount.kill()
+        with volume.mounted(
+            JFS, *options, at=tmp_path / "mp", expect_log=[DEAD, "cannot be uploaded yet", STAYS]
+        ) as mount:
+            assert losses(mount.path / "work", log) == []
+            eventually(lambda: figure(mount, "staging_block_errors") > 0, 20, "a refused upload")
+            assert figure(mount, "staging_blocks") > 0
+            immutable(volume.store, on=False)
+            assert "All staging chunks are flushed" in flush(mount)
+    finally:
+        immutable(volume.store, on=False)
+    check_everything(volume)
+
+
+def test_a_full_staging_disk_only_costs_speed(tmp_path: Path, small_disk: Callable[..., Path]) -> None:
+    volume = format_volume(JFS, tmp_path / "v", "full")
+    cache = small_disk("tmpfs", "20m")
+    with volume.mounted(
+        JFS, "--writeback", "--cache-dir", str(cache), *WAITING, expect_log=["blocks go to the store", STAYS]
+    ) as mount:
+        write_and_sync(mount.path / "f", noise(1, 60 * MIB))
+        assert volume.objects, "what the disk has no room for went to the store"
+        drop_caches()
+        assert (mount.path / "f").read_bytes() == noise(1, 60 * MIB)
+        write_and_sync(mount.path / "g", noise(2, 5 * MIB))
+        assert (mount.path / "g").read_bytes() == noise(2, 5 * MIB)
+        flush(mount)
+    check_everything(volume)
+    with volume.mounted(JFS) as mount:
+        assert (mount.path / "f").read_bytes() == noise(1, 60 * MIB)
+
+
+def test_a_staging_disk_that_turns_read_only(tmp_path: Path, small_disk: Callable[..., Path]) -> None:
+    """What lies there is uploaded, new blocks go to the store."""
+    volume = format_volume(JFS, tmp_path / "v", "readonly")
+    cache = small_disk("ext4", "200M")
+    expected = [
+        "staging folder",
+        "cache folder",
+        "staged files stay behind",
+        "is not used any more",
+        "in memory",
+        STAYS,
+    ]
+    with volume.mounted(JFS, "--writeback", "--cache-dir", str(cache), *WAITING, expect_log=expected) as mount:
+        write_and_sync(mount.path / "f", noise(1, 9 * MIB))
+        subprocess.run(["mount", "-o", "remount,ro", cache], check=True)
+        write_and_sync(mount.path / "g", noise(2, 9 * MIB))
+        assert (mount.path / "f").read_bytes() == noise(1, 9 * MIB)
+        assert (mount.path / "g").read_bytes() == noise(2, 9 * MIB)
+        flush(mount)
+    subprocess.run(["mount", "-o", "remount,rw", cache], check=True)
+    check_everything(volume)
+    with volume.mounted(JFS) as mount:
+        assert (mount.path / "f").read_bytes() == noise(1, 9 * MIB)
+
+
+def test_another_mount_waits_for_a_block_that_is_not_uploaded(tmp_path: Path) -> None:
+    volume = format_volume(JFS, tmp_path / "v", "elsewhere")
+    options = ("--writeback", "--cache-dir", str(tmp_path / "cache"), "--upload-delay", "3s")
+    with (
+        volume.mounted(JFS, *options, at=tmp_path / "writer") as writer,
+        volume.mounted(JFS, at=tmp_path / "reader", expect_log=["is missing in .*waiting up to"]) as reader,
+    ):
+        write_and_sync(writer.path / "f", noise(1, 5 * MIB))
+        assert volume.objects == []
+        assert (reader.path / "f").read_bytes() == noise(1, 5 * MIB)
+
+
+def test_another_mount_gives_up_on_a_block_and_names_it(tmp_path: Path) -> None:
+    volume = format_volume(JFS, tmp_path / "v", "nowhere")
+    options = ("--writeback", "--cache-dir", str(tmp_path / "cache"), *WAITING)
+    with (
+        volume.mounted(JFS, *options, at=tmp_path / "writer", expect_log=[STAYS]) as writer,
+        volume.mounted(JFS, at=tmp_path / "reader", expect_log=["is missing in"]) as reader,
+    ):
+        write_and_sync(writer.path / "f", noise(1, 1000))
+        (block,) = staged(tmp_path / "cache")
+        with pytest.raises(OSError, match="Input/output error"):
+            (reader.path / "f").read_bytes()
+        assert f"<ERROR>: inode 2: object chunks/0/0/{block.name} is missing in" in reader.log.read_text()
+
+
+def test_files_deleted_before_their_upload_leave_nothing(tmp_path: Path) -> None:
+    volume = format_volume(JFS, tmp_path / "v", "deleted", "--trash-days", "0")
+    with volume.mounted(JFS, "--writeback", "--cache-dir", str(tmp_path / "cache"), *WAITING) as mount:
+        for number in range(20):
+            write_and_sync(mount.path / f"{number}", noise(number, 100_000))
+        assert len(staged(tmp_path / "cache")) == 20
+        for number in range(20):
+            os.unlink(mount.path / f"{number}")
+        eventually(lambda: not staged(tmp_path / "cache"), 20, "the staged files to go")
+        flush(mount)
+    assert volume.objects == []
