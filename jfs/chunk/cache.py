@@ -68,7 +68,8 @@ class DiskCache:
                 self.dirs.append(
                     CacheDir(path, options, self._counts, share=len(options.cache_dirs), removed=self._gone.append)
                 )
-                log.info("Disk cache (%s/): used ratio - %s", path, _used_ratio(path))
+                if self.dirs[-1].usable:
+                    log.info("Disk cache (%s/): used ratio - %s", path, _used_ratio(path))
             except OSError as error:
                 raise UserError(f"cache folder {path}: {error.strerror}") from error
         self._placing: tuple[list[tuple[str, str]], Ring] = ([], Ring([]))

@@ -45,6 +45,7 @@ LOCK_NAME: Final = ".lock"
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 REFUSED: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
+DISK_FAULTS: Final = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.EUCLEAN, errno.EROFS, *FULL)
 
 log = logging.getLogger(__name__)
 
@@ -122,17 +123,22 @@ class CacheDir:
         clock: Callable[[], float] = time.time,
         removed: Callable[[str], None] = lambda path: None,
     ) -> None:
-        """One of `share` folders that divide the cache's limits; less if the disk is small.  `removed` hears of files that go."""
+        """One of `share` folders that divide the cache's limits; less if the disk is small.  `removed` hears of files that go.
+
+        A disk that fails now may work later; other OSErrors are raised.
+        """
         self.folder = folder
-        self.id = lock_id(folder)
-        self.usable = True
+        self.id = str(uuid.uuid4())
+        self.usable = False
+        self.capacity = 0
         self.index = CacheIndex(hash_prefix=options.hash_prefix)
         self._options = options
         self._clock = clock
         self._counts = counts
         self._removed = removed
         self._raw = f"{folder}/raw/"
-        self._device = device_of(folder)
+        self._share = share
+        self._device: int | None = None
         self._scanned = False
         self._next_scan = 0.0
         self._next_expiry = 0.0
@@ -141,9 +147,6 @@ class CacheDir:
         self._errors = 0
         self._pause = FIRST_PAUSE_S
         self._retry_at = 0.0
-        disk = os.statvfs(folder)
-        room = int(disk.f_blocks * disk.f_frsize * (1 - options.free_space_ratio))
-        self.capacity = min(options.cache_size // share, room)
         self._items = max(options.cache_items // share, 1) if options.cache_items > 0 else 0
         self._to_write: queue.Queue[tuple[str, bytes] | None] = queue.Queue(WRITE_QUEUE)
         self._stop = threading.Event()
@@ -151,6 +154,23 @@ class CacheDir:
             threading.Thread(target=target, name=f"cache-{target.__name__.strip('_')}", daemon=True)
             for target in (self._write_loop, self._tend_loop)
         ]
+        try:
+            self._open()
+        except OSError as error:
+            if error.errno not in DISK_FAULTS:
+                raise
+            self._give_up(f"open: {error.strerror}")
+
+    def _open(self) -> None:
+        """Take the folder into use.  Raises OSError."""
+        self.id = lock_id(self.folder, self.id)
+        self._device = device_of(self.folder)
+        disk = os.statvfs(self.folder)
+        room = int(disk.f_blocks * disk.f_frsize * (1 - self._options.free_space_ratio))
+        self.capacity = min(self._options.cache_size // self._share, room)
+        self._errors = 0
+        self._next_scan = self._retry_at = 0.0
+        self.usable = True
 
     def start(self) -> None:
         for thread in self._threads:
@@ -328,7 +348,7 @@ class CacheDir:
         return mine
 
     def _give_up(self, why: str) -> None:
-        if not self.usable:
+        if not self.usable and self._retry_at > 0:  # another thread has done it
             return
         self.usable = False
         self._scanned = False
@@ -343,23 +363,25 @@ class CacheDir:
         """Take the folder back into use if it works; one that was deleted is made again where its disk is still there."""
         self._retry_at = time.monotonic() + self._pause
         try:
-            if device_of(self.folder) != self._device:
+            if self._device not in (None, device_of(self.folder)):
                 return
-            self.id = lock_id(self.folder, self.id)
+            make_private(self.folder)
             self._probe()
+            self._open()
         except OSError as error:
             log.debug("cache folder %s: %s", self.folder, error)
-            if error.errno not in REFUSED:
-                return
-        self._errors = 0
-        self._next_scan = 0.0
-        self.usable = True
+            return
         log.info("cache folder %s is used again", self.folder)
 
     def _probe(self) -> None:
-        """Write a file and take it away.  Raises OSError."""
+        """Write a file and take it away.  Raises OSError, but not where the folder only refuses that: it may be read."""
         path = f"{self.folder}/{LOCK_NAME}.{uuid.uuid4()}.tmp"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            if error.errno in REFUSED:
+                return
+            raise
         try:
             os.write(fd, b"probe")
             os.fsync(fd)

@@ -195,7 +195,7 @@ def command(arguments: tuple[str, ...], **options: Any) -> int:
 
 def _check_numbers(options: dict[str, Any]) -> None:
     """Turn the options that are written in a notation of their own into numbers.  UserError."""
-    from jfs.chunk.cache import split_cache_dirs
+    from jfs.chunk.cache import parse_cache_dirs, split_cache_dirs
     from jfs.chunk.hours import parse_hours
 
     if not CACHE_MODE.fullmatch(options["cache_mode"]):
@@ -218,6 +218,7 @@ def _check_numbers(options: dict[str, Any]) -> None:
             raise UserError(f'Invalid value for "{name.replace("_", "-")}": more than 0 s is wanted')
     if options["cache_dir"] and options["cache_dir"] != "memory":
         options["cache_dir"] = ":".join(map(os.path.abspath, split_cache_dirs(options["cache_dir"])))
+        parse_cache_dirs(options["cache_dir"])
 
 
 def absolute_url(url: str) -> str:

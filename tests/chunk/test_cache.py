@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -435,6 +436,9 @@ def test_cache_dir_text(tmp_path: Path) -> None:
     assert parse_cache_dirs("/a,/b") == ["/a", "/b"]
     assert parse_cache_dirs("memory") == ["memory"]
     assert parse_cache_dirs(f"{tmp_path}/d*") == [f"{tmp_path}/d1", f"{tmp_path}/d2"]
+    assert parse_cache_dirs(f"{tmp_path}/d2/:{tmp_path}/d?:/x") == [f"{tmp_path}/d2", f"{tmp_path}/d1", "/x"]
+    with pytest.raises(UserError, match=r"no folder matches .*/e"):
+        parse_cache_dirs(f"{tmp_path}/d1:{tmp_path}/e*")
 
 
 def test_memory_cache_forgets_the_longest_unused() -> None:
@@ -549,6 +553,27 @@ def test_a_disk_that_works_again_is_used_again(tmp_path: Path, monkeypatch: pyte
     cache.close()
 
 
+@pytest.mark.logs("is not used any more: open: No space left on device")
+def test_a_disk_that_is_full_at_the_start_joins_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", fail_full)
+        cache = DiskCache(options(tmp_path / "a", tmp_path / "b"))
+    full, other = cache.dirs
+    assert (full.usable, other.usable) == (False, False)
+    cache.add(key_of(1), pattern(BLOCK))
+    assert cache.get(key_of(1), BLOCK, 0, BLOCK) == pattern(BLOCK), "from memory"
+    for each in cache.dirs:
+        monkeypatch.setattr(each, "_retry_at", 1.0)
+    eventually(lambda: full.usable and other.usable)
+    assert (full.folder, full.capacity) == (f"{tmp_path}/a/{UUID}", 1 << 29)
+    cache.add(key_of(1), pattern(BLOCK))
+    cache.wait_written()
+    home = cache.home(key_of(1))
+    assert home is not None
+    assert home.get(key_of(1), BLOCK, 0, BLOCK) == pattern(BLOCK)
+    cache.close()
+
+
 def fail_io(*_: object, **__: object) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -601,6 +626,54 @@ async def test_removed_blocks_let_go_of_their_space(tmp_path: Path) -> None:
     assert cache.get_now(key_of(2), BLOCK, 0, 10) == pattern(10)
     assert len(cache._descriptors) == 1
     cache.close()
+
+
+# -- which blocks are kept
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, {"short write", "short read", "whole read"}),
+        ({"cache_large_write": True}, {"short write", "whole write", "short read", "whole read"}),
+        ({"cache_partial_only": True}, {"short write", "short read"}),
+    ],
+)
+async def test_which_blocks_are_kept(tmp_path: Path, changes: dict[str, Any], kept: set[str]) -> None:
+    settings = options(tmp_path, **changes)
+    cache = DiskCache(settings)
+    objects = MemoryStore()
+    blocks = BlockStore(objects, settings, cache)
+    sizes = {"short write": 1000, "whole write": BLOCK, "short read": 500, "whole read": BLOCK}
+    for number, (what, size) in enumerate(sizes.items()):
+        if what.endswith("write"):
+            await blocks.put(number, 0, pattern(size))
+        else:
+            objects.put(block_key(number, 0, size), pattern(size))
+            assert await blocks.read(number, size, 0, size) == pattern(size)
+    await trio.to_thread.run_sync(cache.wait_written)
+    await trio.to_thread.run_sync(cache.dirs[0].scan)
+    assert {what for number, what in enumerate(sizes) if cache.holds(block_key(number, 0, sizes[what]))} == kept
+    await blocks.close()
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])
+def test_the_mode_of_blocks(tmp_path: Path, mode: int) -> None:
+    folder = quiet_dir(tmp_path, cache_mode=mode)
+    (key,) = fill(folder, 1)
+    assert stat.S_IMODE(os.stat(folder.path(key)).st_mode) == mode
+
+
+@pytest.mark.parametrize(("interval", "again"), [(0.0, False), (0.01, True)])
+def test_the_scan_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interval: float, *, again: bool) -> None:
+    folder = quiet_dir(tmp_path, cache_scan_interval=interval)
+    scans: list[float] = []
+    monkeypatch.setattr(folder, "scan", lambda: scans.append(0))
+    folder._scan_if_due()
+    if again:
+        eventually(lambda: time.monotonic() > folder._next_scan)
+    folder._scan_if_due()
+    assert len(scans) == 1 + again
 
 
 # -- sharing
