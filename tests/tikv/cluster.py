@@ -19,6 +19,8 @@ LOWEST_PORT, HIGHEST_PORT = 15000, 22767
 
 START_TIME = 30.0
 
+CRASH = ("panic:", "fatal error:", "SIG")  # how the last words of a Go program begin
+
 
 def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that nothing listens on now."""
@@ -113,19 +115,33 @@ class Cluster:
         """Go on after `pause`."""
         self._signal(signal.SIGCONT)
 
+    def died(self) -> str:
+        """How the server ended by itself, with the end of its log; "" while it runs."""
+        if self._process is None or self._process.poll() is None:
+            return ""
+        return f"the TiKV test server ended with {self._process.returncode}; its log ends with\n{self.log_tail()}"
+
     def check(self) -> None:
-        """AssertionError with the end of the log if the server ended by itself."""
-        if self._process is not None and self._process.poll() is not None:
-            status = self._process.returncode
-            self.kill()
-            raise AssertionError(f"the TiKV test server ended with {status}; its log ends with\n{self.log_tail()}")
+        """AssertionError if the server ended by itself."""
+        if last_words := self.died():
+            raise AssertionError(last_words)
+
+    def restore(self) -> None:
+        """Take back what a test did to the server: running, without faults and delays."""
+        if self._process is None or self.died():
+            self.restart()
+        self.resume()
+        self.control.clear_faults()
+        self.control.delay()
 
     def log_tail(self, lines: int = 40) -> str:
-        """What the server wrote last."""
+        """What the server wrote last; of a crash, its cause and where it came from."""
         if self._log is None:
             return ""
         self._log.seek(0)
-        return "\n".join(self._log.read().decode(errors="replace").splitlines()[-lines:])
+        written = self._log.read().decode(errors="replace").splitlines()
+        crash = next((at for at, line in enumerate(written) if line.startswith(CRASH)), None)
+        return "\n".join(written[-lines:] if crash is None else written[crash : crash + lines])
 
     def _signal(self, number: int) -> None:
         self.check()

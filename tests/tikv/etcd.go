@@ -40,6 +40,30 @@ type etcdDone struct {
 	Header *etcdHeader `protobuf:"bytes,1,opt,name=header,proto3"`
 }
 
+type etcdMembersRequest struct{}
+
+type etcdMember struct {
+	ID         uint64   `protobuf:"varint,1,opt,name=ID,proto3"`
+	Name       string   `protobuf:"bytes,2,opt,name=name,proto3"`
+	PeerURLs   []string `protobuf:"bytes,3,rep,name=peerURLs,proto3"`
+	ClientURLs []string `protobuf:"bytes,4,rep,name=clientURLs,proto3"`
+}
+
+type etcdMembers struct {
+	Header  *etcdHeader   `protobuf:"bytes,1,opt,name=header,proto3"`
+	Members []*etcdMember `protobuf:"bytes,2,rep,name=members,proto3"`
+}
+
+func (m *etcdMembersRequest) Reset()         { *m = etcdMembersRequest{} }
+func (m *etcdMembersRequest) String() string { return proto.CompactTextString(m) }
+func (*etcdMembersRequest) ProtoMessage()    {}
+func (m *etcdMember) Reset()                 { *m = etcdMember{} }
+func (m *etcdMember) String() string         { return proto.CompactTextString(m) }
+func (*etcdMember) ProtoMessage()            {}
+func (m *etcdMembers) Reset()                { *m = etcdMembers{} }
+func (m *etcdMembers) String() string        { return proto.CompactTextString(m) }
+func (*etcdMembers) ProtoMessage()           {}
+
 func (m *etcdRange) Reset()          { *m = etcdRange{} }
 func (m *etcdRange) String() string  { return proto.CompactTextString(m) }
 func (*etcdRange) ProtoMessage()     {}
@@ -84,33 +108,33 @@ func (s *pdServer) etcdPut(ctx context.Context, r *etcdPut) (*etcdDone, error) {
 	return &etcdDone{Header: &etcdHeader{ClusterId: 1, Revision: 1}}, err
 }
 
-// registerEtcd serves etcdserverpb.KV without etcd's own module.
+// etcdMembers is asked every 30 s: the client learns the addresses of the members anew.
+func (s *pdServer) etcdMembers(ctx context.Context, _ *etcdMembersRequest) (*etcdMembers, error) {
+	_, _, err := s.answer(ctx, "etcd", func() {})
+	url := []string{"http://" + s.address}
+	members := []*etcdMember{{ID: 1, Name: "pd", PeerURLs: url, ClientURLs: url}}
+	return &etcdMembers{Header: &etcdHeader{ClusterId: 1, Revision: 1}, Members: members}, err
+}
+
+// unary describes a method that is registered without generated code.
+func unary[Q, A any](name string, run func(context.Context, *Q) (*A, error)) grpc.MethodDesc {
+	return grpc.MethodDesc{MethodName: name, Handler: func(
+		_ interface{}, ctx context.Context, decode func(interface{}) error, _ grpc.UnaryServerInterceptor,
+	) (interface{}, error) {
+		r := new(Q)
+		if err := decode(r); err != nil {
+			return nil, err
+		}
+		return run(ctx, r)
+	}}
+}
+
+// registerEtcd serves the little of etcd without its module.
 func (s *pdServer) registerEtcd(g *grpc.Server) {
-	unary := func(name string, run func(context.Context, func(interface{}) error) (interface{}, error)) grpc.MethodDesc {
-		return grpc.MethodDesc{MethodName: name, Handler: func(
-			_ interface{}, ctx context.Context, decode func(interface{}) error, _ grpc.UnaryServerInterceptor,
-		) (interface{}, error) {
-			return run(ctx, decode)
-		}}
+	for name, methods := range map[string][]grpc.MethodDesc{
+		"etcdserverpb.KV":      {unary("Range", s.etcdGet), unary("Put", s.etcdPut)},
+		"etcdserverpb.Cluster": {unary("MemberList", s.etcdMembers)},
+	} {
+		g.RegisterService(&grpc.ServiceDesc{ServiceName: name, HandlerType: (*interface{})(nil), Methods: methods}, s)
 	}
-	g.RegisterService(&grpc.ServiceDesc{
-		ServiceName: "etcdserverpb.KV",
-		HandlerType: (*interface{})(nil),
-		Methods: []grpc.MethodDesc{
-			unary("Range", func(ctx context.Context, decode func(interface{}) error) (interface{}, error) {
-				r := &etcdRange{}
-				if err := decode(r); err != nil {
-					return nil, err
-				}
-				return s.etcdGet(ctx, r)
-			}),
-			unary("Put", func(ctx context.Context, decode func(interface{}) error) (interface{}, error) {
-				r := &etcdPut{}
-				if err := decode(r); err != nil {
-					return nil, err
-				}
-				return s.etcdPut(ctx, r)
-			}),
-		},
-	}, s)
 }

@@ -1,4 +1,4 @@
-"""The cluster that the tests share: started for the first test that asks for it."""
+"""The cluster that the tests share: started for the first test that asks for it, found well by each."""
 
 from collections.abc import Generator
 
@@ -6,9 +6,35 @@ import pytest
 
 from tests.tikv.cluster import Cluster
 
+_shared: list[Cluster] = []
+
 
 @pytest.fixture(scope="session")
 def tikv_cluster() -> Generator[Cluster, None, None]:
-    """A cluster of two stores; tests keep apart by the prefixes of their volumes."""
+    """A cluster of two stores and one region; tests keep apart by the prefixes of their volumes."""
     with Cluster() as cluster:
+        _shared.append(cluster)
         yield cluster
+        _shared.remove(cluster)
+
+
+@pytest.fixture(autouse=True)
+def restored_tikv_cluster(request: pytest.FixtureRequest) -> Generator[None, None, None]:
+    """A test that killed or paused the shared cluster, or armed faults, leaves it as it was; its crash is an error."""
+    yield
+    if "tikv_cluster" not in request.fixturenames:
+        return
+    for cluster in _shared:
+        last_words = cluster.died()
+        cluster.restore()
+        assert not last_words, last_words
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that failed because the shared cluster died says so."""
+    report = yield
+    for cluster in _shared:
+        if report.failed and (last_words := cluster.died()):
+            report.sections.append(("TiKV test server", last_words))
+    return report

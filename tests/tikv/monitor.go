@@ -25,6 +25,9 @@ var services = map[string][]string{
 	},
 }
 
+// The calls to a store as a whole: no region can refuse them.
+var storewide = []string{"unsafe_destroy_range", "physical_scan_lock"}
+
 // The kinds of faults, by the service that knows them.
 var kinds = map[string][]string{
 	"kv": {
@@ -105,6 +108,9 @@ func (m *monitor) add(f *fault) error {
 	if f.Kind == "leaderless" && f.Call != "pd" && !namesLeaders(f.Call) {
 		return fmt.Errorf("the answer to %s names no leader", f.Call)
 	}
+	if knows(storewide, f.Call) && regional(f.Kind) {
+		return fmt.Errorf("%s goes to no region, it cannot fail with %s", f.Call, f.Kind)
+	}
 	if service == "pd" && (f.Store != 0 || f.Region != 0) {
 		return fmt.Errorf("calls to PD go to no store and no region")
 	}
@@ -124,6 +130,11 @@ func knows(all []string, one string) bool {
 		}
 	}
 	return false
+}
+
+// regional kinds are region errors.
+func regional(kind string) bool {
+	return knows(kinds["kv"], kind) && !knows([]string{"drop_before", "drop_after", "hang", "hang_after"}, kind)
 }
 
 func namesLeaders(call string) bool {
@@ -167,7 +178,7 @@ func (m *monitor) meet(call string, store, region uint64) *fault {
 		switch {
 		case f.Call != call && f.Call != m.service[call]:
 		case f.Store != 0 && f.Store != store, f.Region != 0 && f.Region != region:
-		case f.Kind == "leaderless" && !namesLeaders(call):
+		case f.Kind == "leaderless" && !namesLeaders(call), regional(f.Kind) && knows(storewide, call):
 		case f.Times > 0 && f.Hits >= f.Times:
 		case f.Skip > 0:
 			f.Skip--
