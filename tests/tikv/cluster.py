@@ -108,8 +108,9 @@ class Cluster:
         self._launch()
 
     def pause(self) -> None:
-        """All of the cluster hangs, PD too, until `resume`."""
+        """All of the cluster hangs, PD too, until `resume`; from the return on nothing is answered."""
         self._signal(signal.SIGSTOP)
+        eventually(self._stopped, what="the TiKV test server stops")
 
     def resume(self) -> None:
         """Go on after `pause`."""
@@ -142,6 +143,13 @@ class Cluster:
         written = self._log.read().decode(errors="replace").splitlines()
         crash = next((at for at, line in enumerate(written) if line.startswith(CRASH)), None)
         return "\n".join(written[-lines:] if crash is None else written[crash : crash + lines])
+
+    def _stopped(self) -> bool:
+        tasks = Path(f"/proc/{self.pid}/task").glob("*/stat")
+        try:
+            return all(each.read_text().rpartition(")")[2].split()[0] == "T" for each in tasks)
+        except FileNotFoundError:  # a thread ended while it was looked at
+            return False
 
     def _signal(self, number: int) -> None:
         self.check()
