@@ -14,11 +14,12 @@ from jfs.meta.run import drive
 from jfs.meta.secrets import opened
 from jfs.meta.settings import Settings
 from jfs.meta.transaction import Engine
+from jfs.object.current import Current
 from jfs.object.encrypt import Encrypted, Sealer, check_algorithm
 from jfs.object.limit import Limits
 from jfs.object.rsa_key import PASSPHRASE, load_key
 from jfs.object.store import ObjectStore
-from jfs.object.stores import open_volume_store
+from jfs.object.stores import StoreOptions, open_store, volume_part
 
 if TYPE_CHECKING:
     from jfs.chunk.options import ChunkOptions
@@ -57,15 +58,72 @@ def say_address(url: str) -> None:
     log.info("Meta address: %s", mask_url(url))
 
 
-def open_objects(settings: Settings, *, io_retries: int = 10, limits: Limits | None = None) -> ObjectStore:
-    """The volume's part of its bucket.  UserError for what jfs cannot read yet."""
-    refuse_unsupported(settings)
+class StoreChoices(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client says about the store; empty: what the volume's settings say.  The timeouts (seconds) bound a request."""
+
+    storage: str = ""
+    bucket: str = ""
+    storage_class: str = ""
+    get_timeout: float = 60.0
+    put_timeout: float = 60.0
+    connections: int = 16
+
+
+def open_bucket(settings: Settings, choices: StoreChoices | None = None) -> ObjectStore:
+    """The bucket that the volume is in, whole.  UserError."""
+    choices = choices or StoreChoices()
+    plain = opened(settings, ("secret_key", "session_token"))
+    options = StoreOptions(
+        access_key=plain.access_key,
+        secret_key=plain.secret_key,
+        session_token=plain.session_token,
+        storage_class=choices.storage_class or settings.default_class(),
+        shards=settings.shards,
+        connections=choices.connections,
+        get_timeout=choices.get_timeout,
+        put_timeout=choices.put_timeout,
+    )
+    return open_store(choices.storage or settings.storage, choices.bucket or settings.bucket, options)
+
+
+def open_objects(
+    settings: Settings, *, io_retries: int = 10, limits: Limits | None = None, bucket: ObjectStore | None = None
+) -> ObjectStore:
+    """The volume's part of its bucket (`bucket`, if that is open already).  UserError."""
     sealer = open_sealer(settings)
-    store = open_volume_store(settings.storage, settings.bucket, settings.name, io_retries, limits)
+    store = volume_part(bucket or open_bucket(settings), settings.name, io_retries, limits)
     if sealer is not None:
         store = Encrypted(store, sealer)
     log.info("Data use %s", store.describe())
     return store
+
+
+def follow_bucket(meta: "MetaClient", current: Current, choices: StoreChoices) -> None:
+    """Go on with other keys, or in another bucket, when the volume's settings say so."""
+
+    def facts(settings: Settings) -> tuple[str, ...]:
+        keys = (settings.access_key, settings.secret_key, settings.session_token)
+        return (settings.storage, settings.bucket, settings.default_class(), *keys)
+
+    known = facts(meta.settings)
+
+    def follow(settings: Settings) -> None:
+        nonlocal known
+        before, now = known, facts(settings)
+        if now == before:
+            return
+        known = now
+        if now[0] != before[0]:
+            log.warning("the volume's storage is %s now: mount it again to use that", settings.storage)
+            return
+        try:
+            current.exchange(open_bucket(settings, choices))
+        except UserError as error:
+            log.error("the volume's new storage settings cannot be used: %s", error)
+        else:
+            log.info("Data use %s", current.describe())
+
+    meta.on_settings.append(follow)
 
 
 def open_sealer(settings: Settings) -> Sealer | None:
@@ -80,12 +138,6 @@ def open_sealer(settings: Settings) -> Sealer | None:
         raise UserError(f"volume {settings.name} is encrypted: {error}") from None
 
 
-def refuse_unsupported(settings: Settings) -> None:
-    """UserError for a volume whose blocks this version cannot find or read."""
-    if settings.shards > 1:
-        raise UserError(f"volume {settings.name} is spread over {settings.shards} shards, which is not supported yet")
-
-
 def test_objects(store: ObjectStore) -> None:
     """Create the bucket if it is missing; put, get and delete a small object.  UserError tells which call failed."""
     import secrets
@@ -95,7 +147,7 @@ def test_objects(store: ObjectStore) -> None:
 
     key = "testing/" + "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(10))
     data = secrets.token_bytes(PROBE_BYTES)
-    step = "create the bucket of"
+    step = "find or create the bucket of"
     try:
         store.create()
         step = "put an object into"
@@ -210,11 +262,12 @@ async def open_volume(
     io_retries: int = 10,
     cache_dir: str | None = "",
     limits: Limits | None = None,
+    choices: StoreChoices | None = None,
     **chunk: object,
 ) -> AsyncIterator[Volume]:
     """`async with`: a volume without a session yet.  `chunk` goes to ChunkOptions; no cache by default.
 
-    `limits` follow the volume's settings from here on.
+    `limits` and the bucket follow the volume's settings from here on.
 
     Raises UserError.
     """
@@ -229,8 +282,12 @@ async def open_volume(
         meta = await MetaClient.connect(engine, options)
         limits = limits or Limits()
         follow_limits(meta, limits)
-        objects = open_objects(meta.settings, io_retries=io_retries, limits=limits)
-        folders = cache_folders(meta.settings, cache_dir, writeback=bool(chunk.get("writeback")))
+        choices = choices or StoreChoices()
+        bucket = Current(open_bucket(meta.settings, choices))
+        follow_bucket(meta, bucket, choices)
+        objects = open_objects(meta.settings, io_retries=io_retries, limits=limits, bucket=bucket)
+        seen = msgspec.structs.replace(meta.settings, storage=choices.storage or meta.settings.storage)
+        folders = cache_folders(seen, cache_dir, writeback=bool(chunk.get("writeback")))
         chunks = chunk_options(meta.settings, cache_dirs=folders, **chunk)
         blocks = BlockStore(objects, chunks, open_cache(chunks))
         try:

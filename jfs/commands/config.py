@@ -6,11 +6,11 @@ from typing import Any, Final
 
 from jfs import units
 from jfs.commands import arguments
-from jfs.commands.format import GIB, place
+from jfs.commands.format import GIB, KEYS, place
 from jfs.errors import UserError
 from jfs.meta import volume_format
 from jfs.meta.run import read, run
-from jfs.meta.secrets import sealed
+from jfs.meta.secrets import SECRET_FIELDS, sealed, with_keys
 from jfs.meta.settings import Settings, go_json
 from jfs.meta.transaction import Engine
 from jfs.volume import say_address, storage_is_tested, try_storage, with_engine
@@ -26,12 +26,21 @@ CHANGEABLE: Final = (
     "dir_stats",
     "upload_limit",
     "download_limit",
+    "storage_class",
+    *KEYS,
 )
+
+STORE: Final = frozenset(("storage", "bucket", "storage_class", *KEYS))
+"""What the store is tested for before it is believed."""
 
 
 @arguments.command("config", "META-URL", (1, 1))
 @arguments.value("--storage", text="kind of object storage")
 @arguments.value("--bucket", text="where the objects are")
+@arguments.value("--access-key", text="key of the object storage")
+@arguments.value("--secret-key", text="its secret")
+@arguments.value("--session-token", text="token of temporary keys")
+@arguments.value("--storage-class", text="storage class of new objects")
 @arguments.value(
     "--capacity", kind=arguments.Size(GIB), text="limit of the volume's space, GiB without a unit; 0: none"
 )
@@ -44,10 +53,6 @@ CHANGEABLE: Final = (
 @arguments.switch("--yes", "-y", text="answer yes to every question")
 @arguments.switch("--force", text="skip the checks")
 @arguments.not_yet(
-    "--access-key",
-    "--secret-key",
-    "--session-token",
-    "--storage-class",
     "--tag",
     "--tier",
     "--min-client-version",
@@ -84,10 +89,18 @@ async def _change(
         given["bucket"] = place(storage, given.get("bucket", settings.bucket))
     lines = []
     for name, value in given.items():
-        before = getattr(settings, name)
-        if before != value:
-            lines.append(f"{name.replace('_', '-'):>10}: {_show(name, before)} -> {_show(name, value)}")
+        if name in SECRET_FIELDS:
+            lines.append(f"{name.replace('_', '-'):>10}: updated")
+            continue
+        before = settings.default_class() if name == "storage_class" else getattr(settings, name)
+        if before == value:
+            continue
+        lines.append(f"{name.replace('_', '-'):>10}: {_show(name, before)} -> {_show(name, value)}")
+        if name == "storage_class":
+            settings.set_default_class(value)
+        elif name not in KEYS:
             setattr(settings, name, value)
+    settings = with_keys(settings, {name: value for name, value in given.items() if name in KEYS})
     if seal and not settings.key_encrypted:
         settings = sealed(settings)
         if settings.key_encrypted:
@@ -103,7 +116,7 @@ async def _change(
 
 async def _check(engine: Engine, settings: Settings, given: dict[str, Any], *, yes: bool) -> None:
     """The store answers where it is said to be; what would hurt is asked about first."""
-    if ("storage" in given or "bucket" in given) and storage_is_tested():
+    if STORE & given.keys() and storage_is_tested():
         try_storage(settings)
     from jfs.meta.usage import Usage
 

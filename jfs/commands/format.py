@@ -13,8 +13,8 @@ from jfs.errors import NotFormatted, UserError
 from jfs.meta import volume_format
 from jfs.meta.engines import LOCAL_SCHEMES, split_url
 from jfs.meta.run import read, run
-from jfs.meta.secrets import opened, sealed
-from jfs.meta.settings import Settings, check_name, go_json
+from jfs.meta.secrets import opened, sealed, with_keys
+from jfs.meta.settings import MAX_SHARDS, Settings, check_name, go_json
 from jfs.meta.transaction import Engine, Transaction
 from jfs.object.encrypt import ALGORITHMS
 from jfs.object.rsa_key import PASSPHRASE, read_new_key
@@ -43,10 +43,22 @@ COMPARED: Final = {
 }
 """Options whose setting cannot change once a volume is made."""
 
+KEYS: Final = ("access_key", "secret_key", "session_token")
+
 
 @arguments.command("format", "META-URL NAME", (2, 2))
 @arguments.value("--storage", default="file", text="kind of object storage")
 @arguments.value("--bucket", text="where the objects go; for `file` a directory")
+@arguments.value("--access-key", default="", text="key of the object storage; from ACCESS_KEY if not given")
+@arguments.value("--secret-key", default="", text="its secret; from SECRET_KEY if not given")
+@arguments.value("--session-token", default="", text="token of temporary keys; from SESSION_TOKEN if not given")
+@arguments.value("--storage-class", default="", text="storage class of the objects")
+@arguments.value(
+    "--shards",
+    kind=arguments.Whole(0, MAX_SHARDS),
+    default=0,
+    text="spread objects over so many buckets; %d in the bucket's name is their number",
+)
 @arguments.value(
     "--block-size", kind=arguments.Size(1 << 10), default=4 << 20, text="size of a block, KiB without a unit"
 )
@@ -66,12 +78,7 @@ COMPARED: Final = {
 @arguments.switch("--force", text="format over what is there")
 @arguments.switch("--no-update", text="leave a volume that is formatted already as it is")
 @arguments.not_yet(
-    "--access-key",
-    "--secret-key",
-    "--session-token",
-    "--storage-class",
     "--tag",
-    "--shards",
     "--ranger-rest-url",
     "--ranger-service",
     "--kerberos-config-file",
@@ -83,6 +90,7 @@ def command(ctx: click.Context, /, arguments: tuple[str, ...], **options: Any) -
     url, name = arguments
     check_name(name)
     say_address(url)
+    take_keys(options)
     text = _existing(url)
     if text is None or options["force"]:
         _create(ctx, url, name, options, text)
@@ -118,6 +126,13 @@ def require_room(url: str) -> None:
     if scheme in LOCAL_SCHEMES and not os.access(folder, os.W_OK | os.X_OK):
         why = "cannot be written to" if os.path.isdir(folder) else "does not exist"
         raise UserError(f"the metadata database cannot be made: folder {folder} {why}")
+
+
+def take_keys(options: dict[str, Any]) -> None:
+    """Keys that are not given come from the environment, which keeps none of them for other programs."""
+    for name in KEYS:
+        found = os.environ.pop(name.upper(), "")
+        options[name] = options[name] or found
 
 
 def default_bucket() -> str:
@@ -170,7 +185,11 @@ def _create(ctx: click.Context, url: str, name: str, options: dict[str, Any], te
         capacity=options["capacity"],
         inodes=options["inodes"],
         hash_prefix=options["hash_prefix"],
+        shards=options["shards"],
+        storage_class=options["storage_class"],
     )
+    for key in KEYS:
+        setattr(settings, key, options[key])
     settings.encrypt_key, settings.encrypt_algo = _encryption(ctx, options, old)
     if old is not None:
         settings.uuid = old.uuid
@@ -216,6 +235,9 @@ def _update(ctx: click.Context, url: str, name: str, options: dict[str, Any], se
     for field in ("capacity", "inodes", "trash_days"):
         if field in wanted:
             setattr(settings, field, wanted[field])
+    if options["storage_class"]:
+        settings.set_default_class(options["storage_class"])
+    settings = with_keys(settings, {key: options[key] for key in KEYS if options[key]})
     try_storage(settings)
     _write(url, volume_format.update_settings, settings)
     _report(settings)

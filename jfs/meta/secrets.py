@@ -8,7 +8,7 @@ import base64
 import binascii
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -62,6 +62,23 @@ def opened(settings: Settings, fields: Sequence[str] = SECRET_FIELDS) -> Setting
             except (binascii.Error, InvalidTag, ValueError):
                 raise UserError(f"the volume's {field.replace('_', ' ')} cannot be decrypted with its UUID") from None
     return found
+
+
+def with_keys(settings: Settings, keys: Mapping[str, str]) -> Settings:
+    """A copy to store, with some of the object store's keys (`access_key`, `secret_key`, `session_token`) exchanged.
+
+    Secrets that are stored in clear, by an old client, stay so; the first one to come is encrypted.
+    """
+    secret = any(getattr(settings, field) for field in SECRET_FIELDS)
+    found = msgspec.structs.replace(settings, **{name: value for name, value in keys.items() if name == "access_key"})
+    fresh = {name: value for name, value in keys.items() if name in SECRET_FIELDS}
+    if not fresh:
+        return found
+    if secret and not settings.key_encrypted:
+        return msgspec.structs.replace(found, **fresh)
+    kept = {field: getattr(settings, field) for field in SECRET_FIELDS if field not in fresh}
+    lone = sealed(msgspec.structs.replace(found, key_encrypted=False, **dict.fromkeys(kept, ""), **fresh))
+    return msgspec.structs.replace(lone, key_encrypted=settings.key_encrypted or lone.key_encrypted, **kept)
 
 
 def _remedy(field: str) -> str:

@@ -159,6 +159,16 @@ class Settings(msgspec.Struct, rename=FIELDS):
             dir_stats=True,
         )
 
+    def default_class(self) -> str:
+        """The storage class of new objects: tier 0 has the last word."""
+        tier = (self.tiers or {}).get("0", {})
+        return str(tier.get("StorageClass", self.storage_class))
+
+    def set_default_class(self, storage_class: str) -> None:
+        """As the peer does it: the tier changes, and the class that was chosen at format stays on record."""
+        self.tiers = {**(self.tiers or {}), "0": {**default_tiers("")["0"], **(self.tiers or {}).get("0", {})}}
+        self.tiers["0"]["StorageClass"] = storage_class
+
     def fields(self) -> dict[str, Any]:
         """By the names and in the order of the text, without what it omits; unknown fields last."""
         found = {

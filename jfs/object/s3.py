@@ -31,6 +31,7 @@ CHECKSUM: Final = "x-amz-meta-crc32c"
 PAGE: Final = 1000
 PIECE: Final = 256 << 10
 FULL: Final = frozenset(("XMinioStorageFull", "QuotaExceeded", "StorageQuotaExceeded"))
+MISSING: Final = frozenset(("NoSuchKey", "NotFound", "404"))
 OURS: Final = frozenset(("BucketAlreadyOwnedByYou", "BucketAlreadyExists"))
 HINTS: Final = {
     "SignatureDoesNotMatch": "is the secret key right?",
@@ -116,7 +117,7 @@ class S3Store:
 
     def _refusal(self, call: str, key: str, answer: Answer) -> StoreError:
         code, message = parse_error(answer.body)
-        if answer.status == 404 and code in ("", "NoSuchKey", "NotFound", "404"):
+        if answer.status == 404 and key and (code in MISSING or not answer.body):
             return ObjectMissing(f"{key}: {call}: no such object")
         said = " ".join(
             part for part in (str(answer.status), code + (":" if code and message else ""), message) if part

@@ -50,6 +50,7 @@ def open_store(storage: str, bucket: str, options: StoreOptions | None = None) -
 
 
 def _open_one(storage: str, bucket: str, options: StoreOptions) -> ObjectStore:
+    storage = storage.lower()
     if storage == "file":
         return FileStore(bucket)
     if storage == "mem":
@@ -81,14 +82,7 @@ def _open_s3(storage: str, bucket: str, options: StoreOptions) -> ObjectStore:
     )
 
 
-def open_volume_store(
-    storage: str,
-    bucket: str,
-    volume: str,
-    io_retries: int = 10,
-    limits: Limits | None = None,
-    options: StoreOptions | None = None,
-) -> ObjectStore:
+def volume_part(bucket: ObjectStore, volume: str, io_retries: int = 10, limits: Limits | None = None) -> ObjectStore:
     """The part of the bucket that belongs to the volume, with patience, and at the pace of `limits`."""
-    part: ObjectStore = Prefix(open_store(storage, bucket, options), volume + "/")
+    part: ObjectStore = Prefix(bucket, volume + "/")
     return Retry(part if limits is None else Limit(part, limits), io_retries)

@@ -113,11 +113,11 @@ def test_a_database_of_another_program(tmp_path: Path) -> None:
         ("AB", "invalid name"),
         ("vol --block-size 4Q", 'Invalid value "4Q" for "block-size"'),
         ("vol --compress gzip", 'Invalid value "gzip" for "compress"'),
-        ("vol --storage s3", "storage s3 is not supported yet"),
+        ("vol --storage gluster", "storage gluster is not supported; supported: file, mem, s3, minio"),
         ("vol --storage frob", "invalid storage"),
         ("vol --trash-days -1", 'Invalid value "-1" for "trash-days"'),
         ("vol --encrypt-rsa-key /nothing.pem", "load RSA key from /nothing.pem: No such file or directory"),
-        ("vol --bucket /proc/nothing", "cannot create the bucket"),
+        ("vol --bucket /proc/nothing", "cannot find or create the bucket"),
     ],
 )
 def test_format_makes_nothing_of_bad_input(tmp_path: Path, flags: str, message: str) -> None:

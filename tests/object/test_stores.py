@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from jfs.errors import UserError
-from jfs.object.stores import SUPPORTED, open_store, open_volume_store
+from jfs.object.stores import SUPPORTED, open_store, volume_part
 from jfs.object.vendors import VENDORS
 
 
 def test_a_volumes_objects_are_under_its_name(tmp_path: Path) -> None:
-    store = open_volume_store("file", f"{tmp_path}/", "myvol")
+    store = volume_part(open_store("file", f"{tmp_path}/"), "myvol")
     store.put("juicefs_uuid", b"x")
     assert (tmp_path / "myvol/juicefs_uuid").read_bytes() == b"x"
     assert store.describe() == f"file://{tmp_path}/myvol/"
