@@ -1,6 +1,6 @@
 """A power cut: ext4 on a loop device is shut down without flushing its log, mounted again, and checked.
 
-Database and objects lie on that ext4.  Everything that fsync acknowledged must be there and both programs' fsck must find
+Database, objects and cache folder lie on that ext4.  Everything that fsync acknowledged must be there and both programs' fsck must find
 every block; a control file that was written to the same ext4 without fsync must be lost, or the cut was none.
 """
 
@@ -31,7 +31,18 @@ CUT = [
     "Read-only file system",
     "left by a mount that died",
     "are lost",
+    "[Ss]taged block",
+    "cached block .* is corrupt and dropped",
+    "staging folder",
+    "cache folder",
+    "staged and not uploaded yet",
 ]
+
+WRITEBACK = {
+    "writeback, uploads at once": ("--writeback", "--upload-delay", "0s"),
+    "writeback, uploads soon": ("--writeback", "--upload-delay", "1s"),
+    "writeback, no uploads": ("--writeback", "--upload-delay", "1h"),
+}
 
 
 def cut_power(disk: Path) -> None:
@@ -69,6 +80,39 @@ def test_fsync_outlives_a_power_cut(tmp_path: Path, small_disk: Callable[..., Pa
             writer.kill()
     restart(disk)
     assert not (disk / "control").exists() or (disk / "control").stat().st_size == 0
+    for client in (JFS, PEER):
+        checked = client.run("fsck", volume.url, ok=False)
+        assert checked.returncode == 0, checked.stderr
+    with volume.mounted(JFS, at=tmp_path / "mp", expect_log=CUT) as mount:
+        assert losses(mount.path / "work", log) == []
+
+
+@pytest.mark.parametrize("mode", WRITEBACK)
+@pytest.mark.parametrize("seed", range(2))
+def test_fsync_with_writeback_outlives_a_power_cut(
+    tmp_path: Path, small_disk: Callable[..., Path], mode: str, seed: int
+) -> None:
+    """What was acknowledged is in the staging folder or in the store; what was not may be cut short, and is no data."""
+    disk = small_disk("ext4", "600M", LAZY)
+    volume = format_volume(JFS, disk / "v", "powercut")
+    options = ("--cache-dir", str(disk / "cache"), "--free-space-ratio", "0.01")
+    subprocess.run(["sync", "-f", disk], check=True)
+    log = tmp_path / "log"
+    with volume.mounted(JFS, *options, *WRITEBACK[mode], at=tmp_path / "mp", expect_log=CUT) as mount:
+        root = mount.path / "work"
+        root.mkdir()
+        with writing(root, log, seed + 40, "--sync") as writer:
+            eventually(lambda: acknowledged(log) > 120, 60, "120 steps")
+            (disk / "control").write_bytes(b"never synced" * 1000)
+            cut_power(disk)
+            mount.kill()
+            writer.kill()
+    restart(disk)
+    assert not (disk / "control").exists() or (disk / "control").stat().st_size == 0
+    with volume.mounted(JFS, *options, "--writeback", at=tmp_path / "mp", expect_log=CUT) as mount:
+        assert losses(mount.path / "work", log) == []
+        JFS.run("umount", "--flush", mount.path)
+        assert mount.process.wait(30) == 0
     for client in (JFS, PEER):
         checked = client.run("fsck", volume.url, ok=False)
         assert checked.returncode == 0, checked.stderr
