@@ -198,13 +198,28 @@ class BlockStore:
     def _fetch_block(self, key: str, size: int) -> Buffer:
         data = self._get(key, 0, None)
         try:
-            block = self._codec.decode(data, size)
+            block = self._decode(key, data, size)
         except BadObject as error:
-            log.error("object %s is bad: %s", key, error)
-            raise BadObject(f"{key}: {error}") from error
+            log.error("object %s is bad: %s", key, error.__cause__)
+            raise
         if self._cache is not None and (size < self.options.block_size or not self.options.cache_partial_only):
             self._cache.add(key, block if isinstance(block, bytes) else bytes(block))
         return block
+
+    def _decode(self, key: str, data: Buffer, size: int) -> Buffer:
+        try:
+            return self._codec.decode(data, size)
+        except BadObject as error:
+            raise BadObject(f"{key}: {error}") from error
+
+    async def verify(self, key: str, size: int) -> None:
+        """Read a block of `size` plain bytes from the store, past the caches.  StoreError where it is missing or bad."""
+        await trio.to_thread.run_sync(self._verify, key, size, limiter=self._downloads)
+
+    def _verify(self, key: str, size: int) -> None:
+        data = _counted(self.stats.get, lambda: self._store.get(key))
+        self.stats.get.bytes += len(data)
+        self._decode(key, data, size)
 
     def _get(self, key: str, offset: int, length: int | None) -> bytes:
         try:

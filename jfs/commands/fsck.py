@@ -1,4 +1,5 @@
-"""`jfs fsck META-URL`: the metadata obeys its rules, and every block of every slice is in the store, at its size.
+"""`jfs fsck META-URL`: the metadata obeys its rules, and every block of every slice is in the store, at its size, and (with
+--verify) decrypts and decompresses to the bytes that it should have.
 
 The blocks are listed once; what a block's absence says is asked again of the store and of the records, so that a volume in
 use gives no false alarm.
@@ -6,13 +7,15 @@ use gives no false alarm.
 
 import logging
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from jfs.commands import arguments
 from jfs.commands.progress import Progress
-from jfs.errors import FsError, ObjectMissing, UserError
+from jfs.errors import FsError, ObjectMissing, StoreError, UserError
 
 if TYPE_CHECKING:
+    from jfs.commands.verify import Use
     from jfs.meta.check import Finding
     from jfs.meta.client import MetaClient
     from jfs.meta.transaction import Transaction
@@ -30,9 +33,12 @@ DRIFT: Final = frozenset({"usage", "dir stat", "session"})
 @arguments.value("--path", text="check this directory or file of the volume only (an absolute path in it)")
 @arguments.switch("--repair", text="repair the metadata where that can be done")
 @arguments.switch("--recursive", "-r", text="with --path: check all that is below it too")
+@arguments.switch("--verify", text="read every block too: decrypt, decompress and measure it")
 @arguments.switch("--sync-dir-stat", text="take wrong directory statistics for errors; with --repair, repair only them")
 @arguments.not_yet("--repair-dir-mode")
-def command(arguments: tuple[str, ...], *, path: str | None, repair: bool, recursive: bool, sync_dir_stat: bool) -> int:
+def command(
+    arguments: tuple[str, ...], *, path: str | None, repair: bool, recursive: bool, sync_dir_stat: bool, verify: bool
+) -> int:
     """Check that the metadata is sound and that every block is there."""
     import trio
 
@@ -40,11 +46,11 @@ def command(arguments: tuple[str, ...], *, path: str | None, repair: bool, recur
         raise UserError(f'Invalid value "{path}" for "path": an absolute path in the volume is wanted')
     repairs = frozenset[str]() if not repair else frozenset({"dir stat"}) if sync_dir_stat else None
     drift = DRIFT - {"dir stat"} if sync_dir_stat else DRIFT
-    return trio.run(_check, arguments[0], path, recursive, repairs, drift)
+    return trio.run(_check, arguments[0], path, recursive, verify, repairs, drift)
 
 
 async def _check(
-    url: str, path: str | None, recursive: bool, repairs: frozenset[str] | None, drift: frozenset[str]
+    url: str, path: str | None, recursive: bool, verify: bool, repairs: frozenset[str] | None, drift: frozenset[str]
 ) -> int:
     from jfs.meta.client import ClientOptions
     from jfs.volume import open_volume
@@ -52,11 +58,12 @@ async def _check(
     options = ClientOptions(read_only=repairs == frozenset(), bgjob=False)
     async with open_volume(url, options) as volume:
         with Progress() as progress:
-            checker = Checker(volume, progress, repairs, drift)
-            if path is None:
-                await checker.check_volume()
-            else:
-                await checker.check_path(path, recursive=recursive)
+            checker = Checker(volume, progress, repairs, drift, verify=verify)
+            async with checker.verifying():
+                if path is None:
+                    await checker.check_volume()
+                else:
+                    await checker.check_path(path, recursive=recursive)
         await volume.meta.close_session()
     return checker.verdict()
 
@@ -68,9 +75,16 @@ class Checker:
     """
 
     def __init__(
-        self, volume: "Volume", progress: Progress, repairs: frozenset[str] | None, drift: frozenset[str]
+        self,
+        volume: "Volume",
+        progress: Progress,
+        repairs: frozenset[str] | None,
+        drift: frozenset[str],
+        *,
+        verify: bool = False,
     ) -> None:
         from jfs.commands.scan import SliceSet
+        from jfs.commands.verify import Verifier
 
         self._volume = volume
         self._meta: MetaClient = volume.meta
@@ -82,19 +96,26 @@ class Checker:
         """The blocks that were found, by key."""
         self._used = SliceSet()
         self._lost: dict[str, int] = {}
+        self._bad: dict[str, int] = {}
         self._broken: dict[Ino, str] = {}
+        self._verifier = Verifier(volume.blocks, self._found_bad) if verify else None
+        self._sharers: dict[str, set[Ino]] = {}
+        """Who else uses a block that is being verified, by its key."""
+        self._unread: list[tuple[Use, StoreError]] = []
 
     def verdict(self) -> int:
         """Say what was found; the exit code."""
-        if self._lost:
+        if self._lost or self._bad:
             rows = "".join(f"\n{ino:>13}: {path}" for ino, path in sorted(self._broken.items()))
-            log.critical(
-                "%d objects are lost (%d bytes), %d broken files:\n%13s: PATH%s",
-                *(len(self._lost), sum(self._lost.values()), len(self._broken), "INODE", rows),
-            )
+            counts = [
+                f"{len(each)} objects are {what} ({sum(each.values())} bytes)"
+                for what, each in (("lost", self._lost), ("bad", self._bad))
+                if each
+            ]
+            log.critical("%s, %d broken files:\n%13s: PATH%s", ", ".join(counts), len(self._broken), "INODE", rows)
         if self._problems:
             log.critical("%d problems in the metadata are left", self._problems)
-        return 1 if self._lost or self._problems else 0
+        return 1 if self._lost or self._bad or self._problems else 0
 
     # -- metadata
 
@@ -150,28 +171,32 @@ class Checker:
 
         if not record.id:
             return
-        self._used.add(record.id, record.size)
+        fresh = self._used.add(record.id, record.size)
         options = self._volume.blocks.options
         for key in block_keys(record.id, record.size, options.block_size, hash_prefix=options.hash_prefix):
             block = parse_name(key)
             wanted = block.size if block is not None else 0
-            if self._fits(self._sizes.get(key), wanted):
-                continue
-            size = await self._head(key)
-            if size is not None:
-                self._sizes[key] = size
-            if self._fits(size, wanted) or not await self._is_used(ino, index, record):
-                continue
-            path = await self._path(ino)
-            self._lost[key] = wanted
-            self._broken[ino] = path
-            if size is None:
-                log.error("can't find block %s for file %s: no such object", key.removeprefix("chunks/"), path)
-            else:
-                log.error(
-                    "block %s of file %s has %d bytes instead of %d",
-                    *(key.removeprefix("chunks/"), path, size, self._volume.object_size(wanted) or wanted),
-                )
+            size = self._sizes.get(key)
+            if not self._fits(size, wanted):
+                size = await self._head(key)
+                if size is not None:
+                    self._sizes[key] = size
+            if self._fits(size, wanted):
+                await self._verify(ino, record, key, wanted, fresh=fresh)
+            elif await self._is_used(ino, index, record):
+                await self._report_lost(ino, key, size, wanted)
+
+    async def _report_lost(self, ino: "Ino", key: str, size: int | None, wanted: int) -> None:
+        """A block that is missing (`size` None), or whose object has the wrong size."""
+        path = await self._path(ino)
+        self._lost[key] = wanted
+        self._broken[ino] = path
+        name = key.removeprefix("chunks/")
+        if size is None:
+            log.error("can't find block %s for file %s: no such object", name, path)
+        else:
+            right = self._volume.object_size(wanted) or wanted
+            log.error("block %s of file %s has %d bytes instead of %d", name, path, size, right)
 
     def _fits(self, size: int | None, wanted: int) -> bool:
         """Whether an object of this size can be the block; a compressed one's size tells nothing but that it is there."""
@@ -204,6 +229,55 @@ class Checker:
         if ino not in self._broken:
             return (await read(self._meta.engine, check.path_of, ino)).decode(errors="backslashreplace")
         return self._broken[ino]
+
+    # -- the bytes of blocks
+
+    @asynccontextmanager
+    async def verifying(self) -> AsyncIterator[None]:
+        """`async with`: at its end the blocks that were found are read, if that is wanted."""
+        if self._verifier is None:
+            yield
+            return
+        async with self._verifier.running():
+            yield
+        log.info("Verified %d blocks (%d bytes)", self._verifier.count, self._verifier.bytes)
+        for use, error in self._unread:
+            for ino in self._sharers.get(use.key, ()):
+                if ino != use.ino and await self._uses(ino, use.slice_id):
+                    await self._report_bad(ino, use, error)
+
+    async def _verify(self, ino: "Ino", record: "Slice", key: str, size: int, *, fresh: bool) -> None:
+        """Have a block read once, whoever else uses it."""
+        from jfs.commands.verify import Use
+
+        if self._verifier is None:
+            return
+        if fresh:
+            await self._verifier.put(Use(ino, record.id, key, size))
+        else:
+            self._sharers.setdefault(key, set()).add(ino)
+
+    async def _found_bad(self, use: "Use", error: StoreError) -> None:
+        """A block that cannot be read matters if a file that exists still needs it."""
+        self._unread.append((use, error))
+        if await self._uses(use.ino, use.slice_id):
+            await self._report_bad(use.ino, use, error)
+
+    async def _report_bad(self, ino: "Ino", use: "Use", error: StoreError) -> None:
+        self._bad[use.key] = use.size
+        self._broken[ino] = path = await self._path(ino)
+        why = str(error).removeprefix(f"{use.key}: ")
+        log.error("block %s of file %s cannot be read: %s", use.key.removeprefix("chunks/"), path, why)
+
+    async def _uses(self, ino: "Ino", slice_id: int) -> bool:
+        """Whether the file exists and some record of it refers to the slice."""
+        from jfs.meta.run import read
+
+        async def look(tx: "Transaction") -> bool:
+            records = [record for _, each in await tx.chunks(ino) for record in each]
+            return any(record.id == slice_id for record in records) and await tx.attr(ino) is not None
+
+        return await read(self._meta.engine, look)
 
     # -- one path
 

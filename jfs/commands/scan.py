@@ -50,15 +50,17 @@ class SliceSet:
     def __len__(self) -> int:
         return len(self._sizes) + len(self._more)
 
-    def add(self, slice_id: int, size: int) -> None:
+    def add(self, slice_id: int, size: int) -> bool:
+        """Whether it was not in the set yet."""
         known = self._sizes.get(slice_id)
         if known == size or (slice_id, size) in self._more:
-            return
+            return False
         self.bytes += size
         if known is None:
             self._sizes[slice_id] = size
         else:
             self._more.add((slice_id, size))
+        return True
 
     def holds(self, block: BlockName, block_size: int) -> bool:
         """Whether some slice of the set has this block, at this size."""
