@@ -227,6 +227,6 @@ func (c *cluster) stats(*http.Request) (interface{}, error) {
 	defer c.pd.mu.Unlock()
 	return map[string]uint64{
 		"rows": uint64(c.store.rows.Len()), "versions": versions, "locks": uint64(c.store.locked.Len()),
-		"heap": memory.HeapAlloc, "safe_point": c.pd.safePoint, "now": c.clock.next(1),
+		"waiting": uint64(len(c.store.waits)), "heap": memory.HeapAlloc, "safe_point": c.pd.safePoint, "now": c.clock.next(1),
 	}, nil
 }

@@ -101,7 +101,7 @@ class Control:
         return int(self._ask("POST", "/load", _frames(pairs))["commit_ts"])
 
     def stats(self) -> dict[str, int]:
-        """`rows`, `versions` and `locks` in the store, its `heap` in bytes, the GC `safe_point`, PD's time `now`."""
+        """`rows`, `versions`, `locks` and who is `waiting` for one; the `heap` in bytes, the GC `safe_point`, `now`."""
         return dict(self._ask("GET", "/stats"))
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | Iterator[bytes] | None = None) -> Any:
