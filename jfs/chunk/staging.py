@@ -83,6 +83,8 @@ class Staging:
         self._blocks: dict[str, Staged] = {}
         self._queue: list[tuple[float, int, Staged]] = []
         self._busy: set[Staged] = set()
+        self._leaving: set[str] = set()
+        """Out of the books, and perhaps still on the disk."""
         self._serial = 0
         self._writers = trio.CapacityLimiter(WRITERS)
         self._due = trio.lowlevel.ParkingLot()
@@ -212,8 +214,9 @@ class Staging:
 
     def take_over(self, folder: StagingDir, found: Found) -> bool:
         """Enter what lies in the folder and is not in the books: an earlier mount's, or another's of the same folder."""
-        if found.key in self._blocks or not os.path.exists(folder.path(found.key)):
-            return False  # known, or uploaded or removed since it was found
+        known = found.key in self._blocks or found.key in self._leaving
+        if known or not os.path.exists(folder.path(found.key)):
+            return False  # or uploaded or removed since it was found
         self._add(Staged(folder, found.key, found.size, found.since, attempted=True))
         return True
 
@@ -252,7 +255,7 @@ class Staging:
             self._enqueue(block)
 
     def settle(self, block: Staged) -> None:
-        """The block is out of the books: the store has it, or it is no block at all."""
+        """The block is out of the books: the store has it, or it is no block at all.  Its file goes next: `left`."""
         self._end_upload(block)
         self._drop(block)
 
@@ -270,7 +273,12 @@ class Staging:
         if not block.dropped:
             block.dropped = True
             del self._blocks[block.key]
+            self._leaving.add(block.key)
             self.counts.bytes -= block.size
+
+    def left(self, keys: Iterable[str]) -> None:
+        """The files of these blocks are gone."""
+        self._leaving.difference_update(keys)
 
     async def wait_upload(self, block: Staged) -> None:
         """Return once nobody uploads the block."""
@@ -293,14 +301,18 @@ class Staging:
     # -- removing
 
     async def discard(self, keys: Iterable[str]) -> tuple[set[str], set[str]]:
-        """Take deleted blocks out of the books: the keys to `unlink`, and those that the store was never given."""
+        """Take deleted blocks out of the books: the keys to `unlink`, and those that the store was never given.
+
+        The caller says when their files have `left`.
+        """
         gone: set[str] = set()
         never: set[str] = set()
         for key in keys:
             block = self._blocks.get(key)
             if block is None:
                 if not self.scanned:
-                    gone.add(key)  # perhaps
+                    gone.add(key)  # perhaps it lies there, and is about to be found
+                    self._leaving.add(key)
                 continue
             await self.wait_upload(block)
             if not block.dropped:

@@ -124,15 +124,7 @@ class StagingDir:
 
 
 def _load(path: str, size: int) -> bytes:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        tail_size = checksum.tail_size(fd, size)
-        if tail_size is None:
-            raise BadObject(f"{path} has {os.fstat(fd).st_size} bytes for a block of {size}")
-        data = os.pread(fd, size, 0)
-        tail = os.pread(fd, tail_size, size) if tail_size else b""
-    finally:
-        os.close(fd)
-    if len(data) != size or (tail_size and checksum.tail_of(data) != tail):
-        raise BadObject(f"{path} does not match its checksums")
+    data = checksum.read_part(path, size, 0, size, "full")
+    if data is None:
+        raise BadObject(f"{path} is not a block of {size} bytes with its checksums")
     return data

@@ -20,7 +20,7 @@ from jfs.chunk.layout import block_key, block_keys, block_length, block_ranges
 from jfs.chunk.memory_cache import BlockCache, MemoryCache
 from jfs.chunk.options import ChunkOptions
 from jfs.chunk.staging import Staging
-from jfs.chunk.stats import ChunkStats, ObjectCounts
+from jfs.chunk.stats import CacheCounts, ChunkStats, ObjectCounts
 from jfs.chunk.uploader import Target, Uploader
 from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull, UserError, first_of
 from jfs.object.retry import Retry
@@ -89,6 +89,10 @@ class BlockStore:
             self._uploader = Uploader(self.staging, target, self._uploads, options)
         elif options.writeback:
             raise UserError("--writeback keeps blocks in a cache folder on a disk: name one with --cache-dir")
+
+    def cache_counts(self) -> CacheCounts:
+        """What the cache has done, and holds right now; zeros without one."""
+        return CacheCounts() if self._cache is None else self._cache.counts()
 
     # -- reading
 
@@ -382,6 +386,8 @@ class BlockStore:
         for start in range(0, len(keys), REMOVE_BATCH):
             batch = keys[start : start + REMOVE_BATCH]
             await trio.to_thread.run_sync(self._delete, batch, gone, never, limiter=self._uploads)
+        if self.staging is not None:
+            self.staging.left(gone)
 
     def _delete(self, keys: list[str], staged: set[str], never_put: set[str]) -> None:
         for key in keys:

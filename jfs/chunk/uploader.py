@@ -191,6 +191,7 @@ class Uploader:
         else:
             log.error("staged block %s is no block: %s; moved to %s", block.key, error, aside)
         self._staging.settle(block)
+        self._staging.left([block.key])
 
     # -- after the upload
 
@@ -226,6 +227,8 @@ class Uploader:
             await trio.to_thread.run_sync(_unlink, blocks)
         except OSError as error:  # the next mount uploads it once more: harmless
             log.warning("staged files stay behind after their upload: %s", error)
+        else:
+            self._staging.left([block.key for block in blocks])
 
     def _flush(self, blocks: list[Staged]) -> None:
         if blocks:

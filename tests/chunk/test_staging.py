@@ -184,6 +184,21 @@ async def test_a_block_removed_before_its_upload_never_reaches_the_store(mounted
     assert mounted.store.keys == mounted.store.deleted == []
 
 
+async def test_a_scan_finds_nothing_that_is_leaving(mounted: Mounted) -> None:
+    """What is uploaded or removed may be on the disk for another moment."""
+    blocks = mounted.open()
+    assert blocks.staging is not None
+    await blocks.put(1, 0, pattern(1000))
+    (folder,) = blocks.staging.dirs
+    (found,) = folder.scan()
+    assert not blocks.staging.take_over(folder, found), "known"
+    gone, never = await blocks.staging.discard([found.key])
+    assert gone == never == {found.key}
+    assert not blocks.staging.take_over(folder, found)
+    assert staged(blocks) == 0
+    await blocks.close()
+
+
 async def test_a_block_removed_during_its_upload_leaves_no_object(mounted: Mounted) -> None:
     blocks = mounted.open()
     mounted.store.gate.clear()
