@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from jfs.chunk.stats import ObjectCounts, StagingCounts
+    from jfs.chunk.stats import CacheCounts, ObjectCounts, StagingCounts
     from jfs.vfs.vfs import Vfs
 
 _STARTED: Final = time.monotonic()
@@ -64,9 +64,25 @@ def _data_path(vfs: "Vfs") -> dict[str, float]:
     }
     for method, counts in (("GET", stats.get), ("PUT", stats.put), ("DELETE", stats.delete)):
         figures |= _requests(method, counts)
+    figures |= _cache(vfs.blocks.cache_counts())
     if vfs.blocks.staging is not None:
         figures |= _staging(vfs.blocks.staging.snapshot())
     return figures
+
+
+def _cache(counts: "CacheCounts") -> dict[str, float]:
+    return {
+        "blockcache_blocks": counts.blocks,
+        "blockcache_bytes": counts.bytes,
+        "blockcache_writes": counts.writes,
+        "blockcache_write_bytes": counts.write_bytes,
+        "blockcache_evicts": counts.evicts,
+        "blockcache_drops": counts.drops,
+        "blockcache_read_hist_seconds_total": counts.reads,
+        "blockcache_read_hist_seconds_sum": counts.read_seconds,
+        "blockcache_write_hist_seconds_total": counts.writes,
+        "blockcache_write_hist_seconds_sum": counts.write_seconds,
+    }
 
 
 def _staging(counts: "StagingCounts") -> dict[str, float]:
