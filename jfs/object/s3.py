@@ -247,7 +247,7 @@ class S3Store:
 
 def ask_region(place: Place, timeout: float) -> str:
     """The region of a bucket of Amazon's, which it tells to anybody; of one that is not there: where it shall be made."""
-    connections = Connections(f"https://{place.endpoint}", tls=place.tls)
+    connections = Connections(f"{place.scheme}://{place.endpoint}", tls=place.tls)
     try:
         answer = connections.request("HEAD", f"/{place.bucket}", {"host": place.endpoint}, timeout=timeout)
     except (OSError, http.client.HTTPException) as error:
@@ -297,8 +297,10 @@ def parse_error(body: bytes) -> tuple[str, str]:
     try:
         found = {_local(element.tag): (element.text or "").strip() for element in ET.fromstring(body)}
     except ET.ParseError:
+        found = {}
+    if "Code" not in found:
         return "", body[:200].decode(errors="replace").strip().partition("\n")[0]
-    return found.get("Code", ""), found.get("Message", "")
+    return found["Code"], found.get("Message", "")
 
 
 def parse_listing(body: bytes, *, v1: bool) -> tuple[list[ObjectInfo], str, bool]:

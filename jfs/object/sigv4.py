@@ -33,8 +33,8 @@ def path_of(*parts: str) -> str:
 
 
 def query_of(parameters: Mapping[str, str]) -> str:
-    """A query string in canonical form: sorted, everything escaped."""
-    return "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in sorted(parameters.items()))
+    """A query string in canonical form: everything escaped, then sorted."""
+    return "&".join(sorted(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in parameters.items()))
 
 
 class Signer:

@@ -139,7 +139,7 @@ KS3_REGIONS: Final = {
 }
 
 AWS: Final = re.compile(
-    r"s3(?:-fips)?(?:[.-](?P<dual>dualstack\.))?(?:[.-](?P<region>[a-z0-9-]+))?\.amazonaws\.com(?P<china>\.cn)?"
+    r"s3(?P<fips>-fips)?(?:[.-](?P<dual>dualstack)(?=\.))?(?:[.-](?P<region>[a-z0-9-]+))?\.amazonaws\.com(?P<china>\.cn)?"
 )
 VPC: Final = re.compile(r".*\.(?P<region>[a-z0-9-]+)\.vpce\.amazonaws\.com(?:\.cn)?")
 REGION_IN_HOST: Final = (
@@ -276,7 +276,8 @@ def _amazon(place: Place, bucket: str, found: re.Match[str]) -> Place:
     region = found["region"] or DEFAULT_REGION
     if region == "external-1":
         region = DEFAULT_REGION
-    endpoint = f"s3.{found['dual'] or ''}{region}.amazonaws.com{found['china'] or ''}"
+    dual = ".dualstack" if found["dual"] else ""
+    endpoint = f"s3{found['fips'] or ''}{dual}.{region}.amazonaws.com{found['china'] or ''}"
     return _set(place, endpoint=endpoint, bucket=bucket, region=region, virtual="." not in bucket)
 
 

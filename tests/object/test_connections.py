@@ -1,0 +1,266 @@
+"""Connections: kept, replaced, timed, encrypted, and through proxies."""
+
+import http.client
+import ssl
+import threading
+from pathlib import Path
+
+import pytest
+
+from jfs.errors import UserError
+from jfs.object.connections import Connections, Tls
+from tests.object.fake_s3 import FakeS3, Reply, Request, make_certificate
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+        "no_proxy",
+        "NO_PROXY",
+    ):
+        monkeypatch.delenv(name, raising=False)
+
+
+def echo(request: Request) -> Reply:
+    return Reply(200, request.method.encode() + b" " + request.body)
+
+
+def ask(connections: Connections, method: str = "GET", body: bytes | None = None, timeout: float = 10.0) -> bytes:
+    return connections.request(method, "/b/k", {"host": "h"}, body, timeout=timeout).body
+
+
+def test_a_connection_is_used_again() -> None:
+    with FakeS3(echo) as server:
+        connections = Connections(server.endpoint)
+        for _ in range(5):
+            assert ask(connections, "PUT", b"x" * 100_000) == b"PUT " + b"x" * 100_000
+        assert server.connections == 1
+        connections.close()
+
+
+def test_no_more_are_kept_than_asked_for_and_none_after_closing() -> None:
+    barrier = threading.Barrier(4)
+
+    def together(request: Request) -> Reply:
+        barrier.wait(10)
+        return Reply(200, b"x")
+
+    with FakeS3(together) as server:
+        connections = Connections(server.endpoint, keep=2)
+        for _ in range(2):
+            threads = [threading.Thread(target=ask, args=(connections,)) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(10)
+        assert server.connections == 4 + 2
+        connections.close()
+        server.answer = echo
+        ask(connections)
+        ask(connections)
+        assert server.connections == 4 + 2 + 2
+
+
+def test_a_kept_connection_that_died_is_replaced() -> None:
+    with FakeS3(echo) as server:
+        connections = Connections(server.endpoint)
+        ask(connections)
+        server.drop_all()
+        assert ask(connections, "PUT", b"again") == b"PUT again"
+        connections.close()
+
+
+def test_a_server_that_hangs_up_on_kept_connections_only() -> None:
+    """It looks alive until the request is on its way."""
+    seen: set[int] = set()
+
+    def once_a_connection(request: Request) -> Reply | None:
+        if server.connections in seen:
+            return None
+        seen.add(server.connections)
+        return Reply(200, b"x")
+
+    with FakeS3(once_a_connection) as server:
+        connections = Connections(server.endpoint)
+        assert ask(connections) == ask(connections) == b"x"
+        assert server.connections == 2
+        connections.close()
+
+
+def test_a_server_that_hangs_up_always() -> None:
+    with FakeS3(lambda request: None) as server:
+        connections = Connections(server.endpoint)
+        with pytest.raises(http.client.RemoteDisconnected):
+            ask(connections)
+        connections.close()
+
+
+def test_a_connection_that_shall_not_be_used_again() -> None:
+    with FakeS3(lambda request: Reply(200, b"x", {"connection": "close"}, hang_up=True)) as server:
+        connections = Connections(server.endpoint)
+        assert ask(connections) == ask(connections) == b"x"
+        assert server.connections == 2
+        connections.close()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(200, b"half", length=8, hang_up=True),
+        Reply(200, b"5\r\nhello\r\n", {"transfer-encoding": "chunked"}, length=-1, hang_up=True),
+        Reply(200, b"no length at all", length=-1, hang_up=True),
+    ],
+    ids=["content-length", "chunked", "none"],
+)
+def test_an_answer_that_ends_early_is_an_error(reply: Reply) -> None:
+    with FakeS3(lambda request: reply) as server:
+        connections = Connections(server.endpoint)
+        with pytest.raises(http.client.HTTPException):
+            ask(connections)
+        connections.close()
+
+
+def test_chunks() -> None:
+    chunked = Reply(200, b"5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n", {"transfer-encoding": "chunked"}, length=-1)
+    with FakeS3(lambda request: chunked) as server:
+        connections = Connections(server.endpoint)
+        assert ask(connections) == ask(connections) == b"hello!"
+        assert server.connections == 1
+        connections.close()
+
+
+@pytest.mark.parametrize("kind", ["silent", "trickling"])
+def test_the_deadline_covers_all_of_the_answer(kind: str) -> None:
+    release = threading.Event()
+
+    def slow(request: Request) -> Reply:
+        if kind == "silent":
+            release.wait(30)
+        return Reply(200, b"x" * 1000, trickle=0.05)
+
+    with FakeS3(slow) as server:
+        connections = Connections(server.endpoint)
+        with pytest.raises(TimeoutError):
+            ask(connections, timeout=0.5)
+        release.set()
+        connections.close()
+
+
+def test_what_a_server_says_before_it_has_read_all_is_heard() -> None:
+    """As those do that refuse a put for its keys."""
+    import socket
+
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def refuse() -> None:
+        connection, _ = listener.accept()
+        connection.recv(1000)
+        connection.sendall(b"HTTP/1.1 403 No\r\ncontent-length: 6\r\nconnection: close\r\n\r\nwhy so")
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(1 << 20):
+            pass
+        connection.close()
+
+    thread = threading.Thread(target=refuse)
+    thread.start()
+    connections = Connections(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    answer = connections.request("PUT", "/b/k", {"host": "h"}, bytes(20 << 20), timeout=10)
+    assert (answer.status, answer.body) == (403, b"why so")
+    connections.close()
+    thread.join(10)
+    listener.close()
+
+
+# -- TLS
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    return make_certificate(tmp_path)
+
+
+def server_context(certificate: tuple[Path, Path]) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    return context
+
+
+def test_a_certificate_that_nobody_vouches_for(certificate: tuple[Path, Path]) -> None:
+    with FakeS3(echo, server_context(certificate)) as server:
+        connections = Connections(server.endpoint)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            ask(connections)
+        connections.close()
+
+
+@pytest.mark.parametrize("how", ["ca-certs", "skip"])
+def test_tls(certificate: tuple[Path, Path], how: str) -> None:
+    tls = Tls(skip_verify=True) if how == "skip" else Tls(ca_certs=str(certificate[0]))
+    with FakeS3(echo, server_context(certificate)) as server:
+        connections = Connections(server.endpoint, tls=tls)
+        data = bytes(range(256)) * 10_000
+        assert ask(connections, "PUT", data) == b"PUT " + data
+        assert ask(connections) == b"GET "
+        assert server.connections == 1
+        connections.close()
+
+
+def test_a_clients_certificate(certificate: tuple[Path, Path]) -> None:
+    context = server_context(certificate)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(certificate[0])
+    own = Tls(ca_certs=str(certificate[0]), cert=str(certificate[0]), key=str(certificate[1]))
+    with FakeS3(echo, context) as server:
+        connections = Connections(server.endpoint, tls=own)
+        assert ask(connections) == b"GET "
+        connections.close()
+
+
+def test_certificates_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the certificates /none\.pem cannot be used: .*No such file"):
+        Connections("https://h", tls=Tls(ca_certs="/none.pem"))
+    (tmp_path / "bad.pem").write_text("nonsense")
+    with pytest.raises(UserError, match="cannot be used"):
+        Connections("https://h", tls=Tls(cert=str(tmp_path / "bad.pem")))
+
+
+# -- proxies
+
+
+def test_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeS3(echo) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://me:p%40ss@127.0.0.1:{proxy.port}")
+        connections = Connections("http://s3.example:9000")
+        assert ask(connections) == b"GET "
+        [request] = proxy.requests
+        assert request.target == "http://s3.example:9000/b/k"
+        assert request.headers["proxy-authorization"] == "Basic bWU6cEBzcw=="
+        connections.close()
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        direct = Connections(proxy.endpoint)
+        ask(direct)
+        assert proxy.requests[-1].target == "/b/k"
+        direct.close()
+
+
+def test_tls_goes_through_a_proxy_in_a_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeS3(lambda request: Reply(407, b"", hang_up=True)) as proxy:
+        monkeypatch.setenv("https_proxy", f"127.0.0.1:{proxy.port}")
+        connections = Connections("https://s3.example")
+        with pytest.raises(OSError, match="407"):
+            ask(connections)
+        [request] = proxy.requests
+        assert (request.method, request.target) == ("CONNECT", "s3.example:443")
+        connections.close()
+
+
+def test_a_proxy_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:1")
+    with pytest.raises(UserError, match="must be an http:// address, not socks5://"):
+        Connections("https://s3.example")
