@@ -77,6 +77,7 @@ async def _serve(url: str, path: str, options: dict[str, Any], ready: Callable[[
         heartbeat_s=options["heartbeat"],
         bgjob=not options["no_bgjob"],
         subdir=options["subdir"],
+        attr_cache_s=options["attr_cache"],
         max_deletes=options["max_deletes"],
         mountpoint=path,
     )

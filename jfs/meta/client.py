@@ -26,6 +26,7 @@ from jfs.meta.inode_locks import InodeLocks
 from jfs.meta.inodes import AttrChange
 from jfs.meta.jobs import DeletedQueue
 from jfs.meta.open_files import OpenFiles
+from jfs.meta.recent import Recent
 from jfs.meta.rename import Renamed, rename
 from jfs.meta.run import read, run
 from jfs.meta.settings import Settings
@@ -72,6 +73,8 @@ class ClientOptions(msgspec.Struct):
     heartbeat_s: float = 12.0
     bgjob: bool = True
     subdir: str = ""
+    attr_cache_s: float = 0.0
+    """For how long attributes may be older than what other clients have made of them."""
     max_deletes: int = 10
     version: str = jfs.CLIENT_VERSION
     mountpoint: str = ""
@@ -109,6 +112,7 @@ class MetaClient:
         self._flushing = trio.Lock()
         # An engine that answers inline runs one transaction after the other anyway.
         self._locks = None if engine.inline else InodeLocks()
+        self._recent = None if engine.inline else Recent(self.options.attr_cache_s)
 
     # -- life
 
@@ -216,6 +220,8 @@ class MetaClient:
         else:
             result, charges = await run(self.engine, operation, *args)
         self.usage.add(charges)
+        if self._recent is not None:
+            self._recent.wrote(charges.attrs, charges.version)
         return result
 
     async def grow(
@@ -253,7 +259,13 @@ class MetaClient:
             await self.access(cred, parent, X)
         if name == b".." and parent == self.root:
             name = b"."
-        return self._shown(await read(self.engine, namespace.lookup, parent, name))
+        recent = self._recent
+        if recent is None:
+            return self._shown(await read(self.engine, namespace.lookup, parent, name))
+        entry = await read(self.engine, namespace.lookup, parent, name, recent.guess(parent, name))
+        recent.named(parent, name, entry.ino)
+        recent.saw(entry.ino)
+        return self._shown(entry)
 
     async def access(self, cred: Cred, ino: Ino, mask: int) -> None:
         """EACCES where the mode bits refuse some of `mask` (R 4, W 2, X 1)."""
@@ -290,7 +302,10 @@ class MetaClient:
         parent = self._real(parent)
         mode = stat.S_IMODE(mode)
         now_ns = self.now_ns()
-        return await self.grow(operation, cred, parent, name, ino, attr_type, mode, rdev, now_ns, turn=(parent,))
+        entry = await self.grow(operation, cred, parent, name, ino, attr_type, mode, rdev, now_ns, turn=(parent,))
+        if self._recent is not None:
+            self._recent.named(parent, name, ino)
+        return entry
 
     async def link(self, cred: Cred, ino: Ino, parent: Ino, name: bytes) -> Entry:
         operation = partial(namespace.link, skip_mtime_ns=self.options.skip_dir_mtime_ns)
@@ -379,8 +394,14 @@ class MetaClient:
 
     # -- attributes
 
-    async def getattr(self, ino: Ino) -> Attr:
-        return await read(self.engine, inodes.getattr, self._real(ino))
+    async def getattr(self, ino: Ino, *, fresh: bool = False) -> Attr:
+        """With `fresh` never from what this client remembers of its own changes."""
+        ino = self._real(ino)
+        if self._recent is not None and not fresh:
+            known = self._recent.attr(ino)
+            if known is not None:
+                return known
+        return await read(self.engine, inodes.getattr, ino)
 
     async def setattr(self, cred: Cred, ino: Ino, change: AttrChange, *, opened: bool = False) -> Attr:
         operation = partial(inodes.setattr, opened=True) if opened else inodes.setattr
@@ -449,6 +470,8 @@ class MetaClient:
         await self.open_files.enter(ino)
         try:
             attr = await read(self.engine, files.check_open, cred, ino, flags)
+            if self._recent is not None:
+                self._recent.saw(ino)
             await self.touch_atime(ino)
         except BaseException:
             await self.close(ino)

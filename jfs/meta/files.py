@@ -99,6 +99,7 @@ async def write_slices(
 
     Records that are there already are dropped: the commit that wrote them succeeded although its answer was lost.
     """
+    await tx.warm(attrs=(ino,), chunks=((ino, index),))
     attr = await tx.attr(ino)
     if attr is None:
         raise FsError(errno.ENOENT)
@@ -146,6 +147,7 @@ async def truncate(tx: Transaction, cred: Cred, ino: Ino, length: int, now_ns: i
 
     With `opened` the caller holds a handle that may write: permission bits were checked when it was opened.
     """
+    await tx.warm(attrs=(ino,), chunks=((ino, length // CHUNK_SIZE),))
     attr = await tx.attr(ino)
     if attr is None:
         raise FsError(errno.ENOENT)

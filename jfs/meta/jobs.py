@@ -185,6 +185,7 @@ async def hourly(client: "MetaClient") -> None:
         await find_deleted_files(client, now_s - HOUR_S)
     if await client.claim("nextCleanupSlices", HOUR_S):
         await find_dead_slices(client)
+        await client.engine.collect(now_s)
     if await client.claim("lastCleanupTrash", HOUR_S):
         days_s = client.settings.trash_days * DAY_S
         await expire_trash(client, now_s - days_s - TRASH_GRACE_S)

@@ -97,6 +97,7 @@ def _require_flags(flags: int) -> None:
 
 
 async def _load(tx: Transaction, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes) -> _Move:
+    await tx.warm(attrs=(parent, new_parent), names=((parent, name), (new_parent, new_name)))
     if parent == new_parent:
         folder = new_folder = require_directory(await tx.attr(parent))
     else:

@@ -284,11 +284,17 @@ def add_dir_delta(dirs: dict[Ino, tuple[int, int, int]], ino: Ino, length: int, 
 
 
 class Charges:
-    """What a transaction adds to the volume's books: the concrete half of `charge` and `charge_dir`, for every model."""
+    """What a transaction adds to the volume's books: the concrete half of `charge` and `charge_dir`, for every model.
 
-    __slots__ = ("dirs", "inodes", "space")
+    And, where reads are round trips, the attributes that it wrote: the client need not ask for them soon after.  A later
+    commit has a greater `version`.
+    """
+
+    __slots__ = ("attrs", "dirs", "inodes", "space", "version")
 
     def __init__(self) -> None:
+        self.version = 0
+        self.attrs: dict[Ino, Attr | None] = {}
         self.space = 0
         self.inodes = 0
         self.dirs: dict[Ino, tuple[int, int, int]] = {}
@@ -335,5 +341,8 @@ class Engine(Protocol):
 
     async def checkpoint(self) -> None:
         """Move the log into the database, off the loop; makes committed records durable."""
+
+    async def collect(self, now_s: int) -> None:
+        """Drop what the store itself keeps and nobody reads any more; called hourly by one client of a volume."""
 
     async def close(self) -> None: ...

@@ -110,6 +110,7 @@ async def rmdir(
 async def _find(tx: Transaction, cred: Cred, parent: Ino, name: bytes) -> tuple[Attr, Entry | None]:
     """The directory that a name is to leave, and what the name points at; None where the inode or the name is missing."""
     require_old_name(name)
+    await tx.warm(attrs=(parent,), names=((parent, name),))
     folder = require_directory(await tx.attr(parent))
     require_may_empty(parent, folder, cred)
     return folder, await tx.lookup(parent, name)

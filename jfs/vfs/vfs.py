@@ -336,7 +336,7 @@ class Vfs:
         try:
             if offset + size > file.length:
                 asked_at = file.changes
-                self._refresh(file, await self.meta.getattr(file.ino), asked_at)
+                self._refresh(file, await self.meta.getattr(file.ino, fresh=True), asked_at)
             self.compactor.requests += 1
             return await self.reader.read(file, handle, offset, size)
         except (StoreError, CorruptRecord, OSError) as error:

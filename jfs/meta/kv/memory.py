@@ -193,5 +193,8 @@ class MemoryEngine:
     async def checkpoint(self) -> None:
         """There is no log."""
 
+    async def collect(self, now_s: int) -> None:
+        """Nothing piles up."""
+
     async def close(self) -> None:
         """Let go of nothing: an engine may be looked at after a test."""

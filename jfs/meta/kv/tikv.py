@@ -94,6 +94,8 @@ def _endpoint(host: str) -> str:
 
 def _library() -> Any:
     """The client library's compiled part, whose connect takes a time-out.  UserError where there is none."""
+    # One thread for its runtime: what it does between two waits is too little to hand from one thread to another.
+    os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
     try:
         from tikv_client import tikv_client
     except ImportError as error:
@@ -289,8 +291,8 @@ class TikvKeys:
         """Whether there is anything to commit."""
         return bool(self._writes or self._guards)
 
-    async def commit(self, marker: bytes, mark: bytes) -> None:
-        """Send everything and commit.  Raises what the library raises."""
+    async def commit(self, marker: bytes, mark: bytes) -> int:
+        """Send everything and commit; the commit's timestamp.  Raises what the library raises."""
         prefix, transaction = self._prefix, self._reader
         call = Sequel(transaction.commit)
         started = 1
@@ -306,7 +308,7 @@ class TikvKeys:
             call.start(transaction.lock_keys, guards)
             started += 1
         call.complete(started)
-        await call.wait()
+        return int(await call.wait())
 
 
 def _too_long(key: bytes) -> FsError:
@@ -317,7 +319,7 @@ def _too_long(key: bytes) -> FsError:
 class TikvTransaction:
     """The `async with` of one typed transaction."""
 
-    __slots__ = ("_engine", "_keys", "_link", "_reader", "_write")
+    __slots__ = ("_engine", "_keys", "_link", "_reader", "_typed", "_write")
 
     def __init__(self, engine: "TikvEngine", *, write: bool) -> None:
         self._engine = engine
@@ -331,7 +333,8 @@ class TikvTransaction:
         else:
             self._reader = link.client.snapshot(await link.now(), False)
         self._keys = TikvKeys(link, engine.prefix, self._reader, write=self._write)
-        return KvTransaction(self._keys)
+        self._typed = KvTransaction(self._keys)
+        return self._typed
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -350,7 +353,7 @@ class TikvTransaction:
         marker = MARKER + _SLOT.pack(engine.identity, slot)
         mark = _MARK.pack(next(engine.marks), int(time.time()))
         try:
-            await self._keys.commit(marker, mark)
+            self._typed.charges.version = await self._keys.commit(marker, mark)
         except Exception as error:
             meaning = self._link.failure(error)
             if any(word in str(error) for word in _CONFLICTS):  # nothing else is sure not to have happened
@@ -367,16 +370,19 @@ class TikvTransaction:
         deadline = trio.current_time() + SETTLE_S
         while True:
             try:
-                async with TikvTransaction(self._engine, write=False) as tx:
-                    happened = await tx.kv.get(marker) == mark
+                link = await self._engine.link()
+                now = await link.now()
+                key = self._engine.prefix + marker
+                stored: bytes | None = await link.ask(link.client.snapshot(now, False).get, key)
+                self._typed.charges.version = now
             except Conflict as failure:
                 if trio.current_time() >= deadline:
                     log.error("it is unknown whether a transaction was committed (%s): %s", error, failure)
                     raise FsError(EIO) from error
                 await trio.sleep(SETTLE_PAUSE_S)
                 continue
-            log.info("a commit whose answer was lost %s", "has happened" if happened else "has not happened")
-            return happened
+            log.info("a commit whose answer was lost %s", "has happened" if stored == mark else "has not happened")
+            return stored == mark
 
 
 class TikvEngine:
@@ -471,4 +477,34 @@ class TikvEngine:
         """The cluster has its own log."""
 
     async def close(self) -> None:
+        """Take this client's markers away, if the cluster is there to be told so, and let go of the connection."""
+        if self.slots and self._link is not None and trio.lowlevel.in_trio_run():
+            own = MARKER + self.identity
+            try:
+                with trio.move_on_after(ANSWER_S):
+                    await self._drop_markers(lambda key, _: key.startswith(own))
+            except (Conflict, FsError) as error:
+                log.debug("the commits' markers stay for now: %s", error)
         self._link = None
+
+    async def _drop_markers(self, unwanted: Callable[[bytes, int], bool]) -> None:
+        """Delete the markers of which `unwanted(key, unix seconds)` is true."""
+        async with self.transaction(write=True) as tx:
+            for key, value in await tx.kv.scan(MARKER, MARKER + b"\xff"):
+                if unwanted(key, _MARK.unpack(value)[1] if len(value) == _MARK.size else 0):
+                    tx.kv.delete(key)
+
+    async def collect(self, now_s: int) -> None:
+        """Let the cluster forget versions older than the URL's gc-interval, as the peer does, and drop old markers."""
+        await self._drop_markers(lambda _, made: made < now_s - MARKER_AGE_S)
+        if self._gc_interval_s <= 0:
+            return
+        link = await self.link()
+        interval_ms = int(max(self._gc_interval_s, LEAST_GC_INTERVAL_S) * 1000)
+        safe_point = await link.now() - (interval_ms << _PHYSICAL_SHIFT)
+        try:
+            await link.ask(link.client.gc, safe_point)
+        except Conflict as error:
+            if not self._gc_refused:
+                log.warning("the cluster refuses to collect old versions, which is left to its own settings: %s", error)
+            self._gc_refused = True

@@ -90,9 +90,11 @@ class KvTransaction:
         return {schema.inode_of(key): schema.decode_attr(value, key) for key, value in found.items()}
 
     def put_attr(self, ino: Ino, attr: Attr) -> None:
+        self.charges.attrs[ino] = attr
         self.kv.set(schema.attr_key(ino), schema.encode_attr(attr))
 
     def delete_attr(self, ino: Ino) -> None:
+        self.charges.attrs[ino] = None
         self.kv.delete(schema.attr_key(ino))
 
     def guard_attr(self, ino: Ino) -> None:

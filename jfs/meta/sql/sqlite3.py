@@ -189,6 +189,9 @@ class Sqlite3Engine:
         size = self._wal.size()
         self._checkpoint_at = CHECKPOINT_BYTES if size < CHECKPOINT_BYTES else size + CHECKPOINT_BYTES
 
+    async def collect(self, now_s: int) -> None:
+        """Nothing piles up."""
+
     async def close(self) -> None:
         while self.idle:
             self.idle.pop().close()

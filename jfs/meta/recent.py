@@ -1,0 +1,75 @@
+"""What this client knows from its own doings, where asking the database costs a round trip.
+
+Attributes that an own change has just stored answer for as long as the kernel may keep attributes; the kernel forgets a
+directory's on each change in it, and would ask for them again with each file that is made there.  And where names pointed:
+a guess that lets one request fetch a name and its inode.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from jfs.meta.types import Attr, Ino
+
+MOST_ATTRS: Final = 4096
+MOST_NAMES: Final = 65536
+
+
+class Recent:
+    """Bounded; the oldest go first."""
+
+    __slots__ = ("_attrs", "_keep_s", "_names")
+
+    def __init__(self, keep_s: float) -> None:
+        """`keep_s`: for how long attributes may be out of date, 0 for not at all."""
+        self._keep_s = keep_s
+        self._attrs: OrderedDict[Ino, tuple[int, float, Attr | None]] = OrderedDict()
+        self._names: OrderedDict[tuple[Ino, bytes], Ino] = OrderedDict()
+
+    def wrote(self, attrs: Mapping[Ino, Attr | None], version: int) -> None:
+        """A transaction has committed with these attributes; None: the inode is gone.
+
+        Commits may be told in another order than they happened in: their versions give the right one.
+        """
+        if self._keep_s <= 0:
+            return
+        until = time.monotonic() + self._keep_s
+        kept = self._attrs
+        for ino, attr in attrs.items():
+            known = kept.get(ino)
+            if known is None or known[0] < version:
+                kept[ino] = (version, until, None if attr is None else msgspec.structs.replace(attr))
+                kept.move_to_end(ino)
+        while len(kept) > MOST_ATTRS:
+            kept.popitem(last=False)
+
+    def attr(self, ino: Ino) -> Attr | None:
+        """A copy of what an own change made of them lately."""
+        found = self._attrs.get(ino)
+        if found is None:
+            return None
+        _, until, attr = found
+        if time.monotonic() >= until:
+            del self._attrs[ino]
+            return None
+        return None if attr is None else msgspec.structs.replace(attr)
+
+    def saw(self, ino: Ino) -> None:
+        """The database has answered: that is newer."""
+        self._attrs.pop(ino, None)
+
+    def named(self, parent: Ino, name: bytes, ino: Ino) -> None:
+        """The name points there."""
+        names = self._names
+        key = (parent, name)
+        names.pop(key, None)
+        names[key] = ino
+        if len(names) > MOST_NAMES:
+            names.popitem(last=False)
+
+    def guess(self, parent: Ino, name: bytes) -> Ino | None:
+        """Where the name pointed when it was last looked at."""
+        return self._names.get((parent, name))
