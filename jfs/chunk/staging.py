@@ -34,6 +34,9 @@ REST_S: Final = 1.0
 LONGEST_REST_S: Final = 60.0
 """So long a folder that failed gets no new blocks; doubled with each failure in a row."""
 
+MOST_AT_ONCE: Final = 32
+"""Small blocks that one thread uploads in a row."""
+
 WRITERS: Final = 16
 """Threads that stage large blocks; more than a disk's queue needs."""
 
@@ -222,18 +225,30 @@ class Staging:
 
     # -- uploading
 
-    async def next_due(self) -> Staged:
-        """The oldest block that nobody uploads, once it is due.  Give it back, or settle it."""
-        while True:
-            self._skip_dropped()
-            wait = self._wait(self._queue[0][2]) if self._queue else float("inf")
-            if wait <= 0:
-                block = heapq.heappop(self._queue)[2]
-                block.uploading = block.attempted = True
-                self._busy.add(block)
-                return block
+    async def next_due(self, most_bytes: int = 0) -> list[Staged]:
+        """The oldest block that nobody uploads, once it is due, and those after it up to `most_bytes` in all.
+
+        Give each back, or settle it.
+        """
+        while (wait := self._wait_for_next()) > 0:
             with trio.move_on_after(wait):
                 await self._due.park()
+        found = [self._take()]
+        left = most_bytes - found[0].size
+        while len(found) < MOST_AT_ONCE and self._wait_for_next() <= 0 and self._queue[0][2].size <= left:
+            found.append(self._take())
+            left -= found[-1].size
+        return found
+
+    def _wait_for_next(self) -> float:
+        self._skip_dropped()
+        return self._wait(self._queue[0][2]) if self._queue else float("inf")
+
+    def _take(self) -> Staged:
+        block = heapq.heappop(self._queue)[2]
+        block.uploading = block.attempted = True
+        self._busy.add(block)
+        return block
 
     def _wait(self, block: Staged) -> float:
         """Seconds until the block may be uploaded."""

@@ -85,7 +85,8 @@ class BlockStore:
         self.staging: Staging | None = None
         if isinstance(cache, DiskCache) and not options.read_only:
             self.staging = Staging(cache, options)
-            target = Target(self._upload_once, self._exists, store.sync, self._unsynced_now, self.stats)
+            local = store.local_path("") is not None
+            target = Target(self._upload_once, self._exists, store.sync, self._unsynced_now, self.stats, local=local)
             self._uploader = Uploader(self.staging, target, self._uploads, options)
         elif options.writeback:
             raise UserError("--writeback keeps blocks in a cache folder on a disk: name one with --cache-dir")

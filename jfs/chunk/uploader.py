@@ -31,6 +31,10 @@ STALE_S: Final = 3600.0
 """A block that is staged for so long after it could have been uploaded is worth a warning."""
 
 STALE_REPORT_S: Final = 3600.0
+LOCAL_WORKERS: Final = 2
+LOCAL_AT_ONCE: Final = 4 << 20
+"""A folder takes blocks faster with fewer threads, which get several small ones at once: more of both only slow the mount down."""
+
 TURN: Final = 1000
 DAY_S: Final = 86400.0
 
@@ -47,6 +51,8 @@ class Target:
         flush: Callable[[Iterable[str]], None],
         unsynced: Callable[[str], bool],
         stats: ChunkStats,
+        *,
+        local: bool,
     ) -> None:
         self.put = put
         self.exists = exists
@@ -54,6 +60,8 @@ class Target:
         self.unsynced = unsynced
         """Whether the key waits for a sync in which the store would flush it.  For the loop."""
         self.stats = stats
+        self.local = local
+        """The store is a folder of this machine: it is the processor that counts, not the way to the store."""
 
 
 class Uploader:
@@ -63,7 +71,8 @@ class Uploader:
         self._staging = staging
         self._target = target
         self._limiter = limiter
-        self._workers = options.max_uploads
+        self._workers = min(options.max_uploads, LOCAL_WORKERS) if target.local else options.max_uploads
+        self._at_once = LOCAL_AT_ONCE if target.local else 0
         self._stale_s = STALE_S + options.upload_delay + (DAY_S if options.upload_hours else 0.0)
         self._uploaded: list[Staged] = []
         self._finishing = trio.lowlevel.ParkingLot()
@@ -90,30 +99,47 @@ class Uploader:
 
     async def _work(self) -> None:
         while True:
-            block = await self._staging.next_due()
+            blocks = await self._staging.next_due(self._at_once)
             self._target.stats.uploading += 1
             try:
-                worked = await self._try(block)
+                worked = await self._try(blocks)
             finally:
                 self._target.stats.uploading -= 1
             if not worked:
                 await trio.sleep(delay_after(self._failures))
 
-    async def _try(self, block: Staged) -> bool:
-        """One upload; False: it failed, and the store may need a pause."""
-        try:
-            await trio.to_thread.run_sync(self._transfer, block, limiter=self._limiter, abandon_on_cancel=True)
-        except BadObject as error:
-            await self._set_aside(block, error)
-        except (StoreError, OSError) as error:
+    async def _try(self, blocks: list[Staged]) -> bool:
+        """Upload some blocks; False: it failed, and the store may need a pause."""
+        done = await trio.to_thread.run_sync(
+            self._transfer_until_failure, blocks, limiter=self._limiter, abandon_on_cancel=True
+        )
+        for block in blocks[len(done) :]:
             self._staging.give_back(block)
-            self._failed(block, error)
-            return False
-        else:
-            self._succeeded()
-            self._uploaded.append(block)
-            self._finishing.unpark()
-        return True
+        for block, error in zip(blocks, done, strict=False):
+            if error is None:
+                self._succeeded()
+                self._uploaded.append(block)
+                self._finishing.unpark()
+            elif isinstance(error, BadObject):
+                await self._set_aside(block, error)
+            else:
+                self._staging.give_back(block)
+                self._failed(block, error)
+        return not any(error is not None and not isinstance(error, BadObject) for error in done)
+
+    def _transfer_until_failure(self, blocks: list[Staged]) -> list[Exception | None]:
+        """What came of each block; fewer than there are blocks where the store failed: the rest was not tried."""
+        done: list[Exception | None] = []
+        for block in blocks:
+            try:
+                self._transfer(block)
+                done.append(None)
+            except BadObject as error:
+                done.append(error)
+            except (StoreError, OSError) as error:
+                done.append(error)
+                break
+        return done
 
     def _transfer(self, block: Staged) -> None:
         try:

@@ -18,6 +18,7 @@ from jfs.chunk.options import ChunkOptions
 from jfs.chunk.staging_dir import StagingDir
 from jfs.chunk.store import BlockStore
 from jfs.errors import StoreError, UserError
+from jfs.object.file import FileStore
 from jfs.object.memory import MemoryStore
 from jfs.object.retry import Retry
 from jfs.object.store import Buffer, ObjectStore
@@ -146,6 +147,31 @@ async def test_uploads_go_on_oldest_first_and_leave_cached_blocks(mounted: Mount
     assert mounted.store.keys == [block_key(number, 0, 1000) for number in range(5)]
     assert mounted.cached == sorted(mounted.store.keys)
     assert mounted.store.get(block_key(3, 0, 1000)) == pattern(1000, 3)
+
+
+@pytest.mark.logs("cannot be uploaded yet")
+async def test_a_folder_gets_small_blocks_many_at_once(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Folder(FileStore):
+        away = True
+
+        def put(self, key: str, data: Buffer) -> None:
+            if self.away:
+                raise StoreError("away")
+            super().put(key, data)
+
+    monkeypatch.setattr("jfs.chunk.uploader.LOCAL_WORKERS", 1)
+    store = Folder(f"{mounted.folder}/objects/")
+    blocks = mounted.open(store)
+    for number in range(100):
+        await blocks.put(number, 0, pattern(1000, number))
+    assert blocks.staging is not None
+    async with Running(blocks):
+        await eventually_async(lambda: blocks.staging is not None and blocks.staging.counts.errors > 1)
+        assert staged(blocks) == 100
+        store.away = False
+        await eventually_async(lambda: not mounted.staged)
+    assert len(list(store.list())) == 100
+    assert store.get(block_key(7, 0, 1000)) == pattern(1000, 7)
 
 
 @pytest.mark.logs("are staged and not uploaded")
