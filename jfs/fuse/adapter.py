@@ -18,8 +18,9 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestC
 
 from jfs.errors import CorruptRecord, FsError
 from jfs.fuse import access_lines
+from jfs.fuse.told import Told
 from jfs.meta.inodes import AttrChange
-from jfs.meta.types import S_IFMT_OF, TYPE_DIR, Attr, Cred, Entry, Ino
+from jfs.meta.types import S_IFMT_OF, TYPE_DIR, TYPE_FILE, Attr, Cred, Entry, Ino
 from jfs.vfs.handles import Handle
 from jfs.vfs.vfs import Vfs
 
@@ -84,6 +85,7 @@ class Adapter(pyfuse3.Operations):
         self._timeouts = timeouts
         self._xattrs = xattrs
         self._creds: dict[tuple[int, int, int], Cred] = {}
+        self._told = Told(timeouts.attr)
         self._info = FileInfo()
         self._file = self._blank(timeouts.entry)
         self._dir = self._blank(timeouts.dir_entry)
@@ -99,6 +101,8 @@ class Adapter(pyfuse3.Operations):
     def _reply(self, ino: Ino, attr: Attr) -> EntryAttributes:
         reply = self._dir if attr.type == TYPE_DIR else self._file
         length = attr.length
+        if attr.type == TYPE_FILE:
+            self._told.note(ino, attr)
         reply.st_ino = ino
         reply.st_mode = S_IFMT_OF[attr.type] | attr.mode
         reply.st_nlink = attr.nlink
@@ -254,10 +258,13 @@ class Adapter(pyfuse3.Operations):
     @answers
     async def open(self, inode: Ino, flags: int, ctx: RequestContext) -> FileInfo:
         try:
-            return self._opened(await self._vfs.open(self._cred(ctx), inode, flags))
+            handle = await self._vfs.open(self._cred(ctx), inode, flags)
         except FsError as error:
             # The kernel knew the inode by a name that leads elsewhere by now: ESTALE makes it look the name up again.
             raise FsError(errno.ESTALE if error.errno == errno.ENOENT else error.errno) from None
+        if handle.file is not None and self._told.misled(inode, handle.file.shown(handle.file.attr)):
+            pyfuse3.invalidate_inode(inode, attr_only=True)
+        return self._opened(handle)
 
     @answers
     async def read(self, fh: int, off: int, size: int) -> bytes:

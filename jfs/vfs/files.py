@@ -10,7 +10,7 @@ from jfs.meta.types import Attr, Ino
 from jfs.vfs.writer import FileWriter, WriteContext
 
 REMEMBERED: Final = 100_000
-"""Files whose modification time at the last open is remembered, for the kernel's page cache."""
+"""Files whose state at the last open is remembered, for the kernel's page cache."""
 
 
 class OpenFile:
@@ -92,7 +92,7 @@ class OpenFileTable:
     def __init__(self, context: WriteContext) -> None:
         self._context = context
         self._files: dict[Ino, OpenFile] = {}
-        self._last_mtimes: OrderedDict[Ino, int] = OrderedDict()
+        self._last_states: OrderedDict[Ino, tuple[int, int, int]] = OrderedDict()
 
     def get(self, ino: Ino) -> OpenFile | None:
         return self._files.get(ino)
@@ -116,10 +116,13 @@ class OpenFileTable:
             del self._files[file.ino]
 
     def unchanged_since_last_open(self, ino: Ino, attr: Attr) -> bool:
-        """Whether the kernel may keep the file's pages; remembers this open."""
-        mtimes = self._last_mtimes
-        known = mtimes.pop(ino, None)
-        mtimes[ino] = attr.mtime_ns
-        if len(mtimes) > REMEMBERED:
-            mtimes.popitem(last=False)
-        return known == attr.mtime_ns
+        """Whether the kernel may keep the file's pages; remembers this open.
+
+        The change time tells of writes by others who have set the modification time back.
+        """
+        states = self._last_states
+        known = states.pop(ino, None)
+        state = states[ino] = (attr.mtime_ns, attr.ctime_ns, attr.length)
+        if len(states) > REMEMBERED:
+            states.popitem(last=False)
+        return known == state

@@ -148,7 +148,7 @@ class FileWriter:
             await self._lot.park()
         file = self._file
         if append:
-            offset = max(offset, file.length)
+            offset = file.length  # the kernel's idea of it may be out of date either way
         size = len(data)
         self._writing += 1
         try:

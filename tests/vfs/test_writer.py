@@ -194,6 +194,15 @@ async def test_append_goes_to_the_end_whatever_the_kernel_believes() -> None:
         assert await m.content(b"f") == b"".join(b"%05d" % i for i in range(20))
 
 
+async def test_append_makes_no_hole_where_the_kernel_believes_in_a_longer_file() -> None:
+    async with mounted() as m:
+        one = await m.create(b"f", WRONLY | os.O_APPEND)
+        await m.write(one, 1000, b"first")
+        await m.write(one, 5000, b" second")
+        await m.close(one)
+        assert await m.content(b"f") == b"first second"
+
+
 async def test_appends_that_wait_for_memory_do_not_overlap() -> None:
     """Also: what a reader sees of a growing file is never zeros that become data."""
     store = ScriptedStore()
