@@ -8,11 +8,13 @@ import pytest
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from jfs.object.encrypt import Sealer
+from tests.deadline import eventually
 from tests.interop.conftest import assert_clean, both_mounted
 from tests.interop.test_takeover import fill
 from tests.interop.work import first_hand, second_hand, settle_times
 from tests.keys import PKCS1, PKCS8, key_file, rsa_key
 from tests.mounts import JFS, PEER, Client, Volume, format_volume
+from tests.s3server import S3Server
 from tests.trees import snapshot
 
 PASSPHRASE = "open sesame"
@@ -118,10 +120,34 @@ def test_writeback(tmp_path: Path, pair: tuple[Client, Client]) -> None:
     first, second = pair
     volume = encrypted_volume(first, tmp_path, "--compress", "lz4")
     data = os.urandom(5 * MIB)
-    with volume.mounted(first, "--writeback", "--cache-dir", str(tmp_path / "cache")) as mount:
+    cache = tmp_path / "cache"
+
+    def is_uploaded() -> bool:
+        return len(volume.objects) == 2 and not any(path.is_file() for path in cache.glob("*/rawstaging/**/*"))
+
+    with volume.mounted(first, "--writeback", "--cache-dir", str(cache)) as mount:
         (mount.path / "f").write_bytes(data)
+        eventually(is_uploaded, 30, "what was staged is uploaded")
     with volume.mounted(second) as mount:
         assert (mount.path / "f").read_bytes() == data
+    assert_clean(volume)
+
+
+def test_in_a_bucket(tmp_path: Path, pair: tuple[Client, Client], s3_server: S3Server) -> None:
+    """The private key and the store's keys lie in the same settings."""
+    first, second = pair
+    volume = Volume(tmp_path, "sealed")
+    where = (*s3_server.format_flags, "--bucket", s3_server.bucket_url(f"sealed-by-{first.name}"))
+    key = key_file(tmp_path, rsa_key(), PKCS8, PASSPHRASE)
+    first.run("format", volume.url, "sealed", *where, "--encrypt-rsa-key", key)
+    data = os.urandom(5 * MIB)
+    with volume.mounted(first) as mount:
+        (mount.path / "f").write_bytes(data)
+    second.run("config", volume.url, "--secret-key", s3_server.secret_key)  # all secrets are sealed anew
+    for client in (second, first):
+        with volume.mounted(client) as mount, open(mount.path / "f", "rb") as file:
+            assert os.pread(file.fileno(), 1000, 4 * MIB - 500) == data[4 * MIB - 500 : 4 * MIB + 500]
+            assert file.read() == data
     assert_clean(volume)
 
 
