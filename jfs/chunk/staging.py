@@ -86,8 +86,8 @@ class Staging:
         self._blocks: dict[str, Staged] = {}
         self._queue: list[tuple[float, int, Staged]] = []
         self._busy: set[Staged] = set()
-        self._leaving: set[str] = set()
-        """Out of the books, and perhaps still on the disk."""
+        self._moving: set[str] = set()
+        """Perhaps on the disk, and on their way into the books or out of them: a scan passes them by."""
         self._serial = 0
         self._writers = trio.CapacityLimiter(WRITERS)
         self._due = trio.lowlevel.ParkingLot()
@@ -147,6 +147,7 @@ class Staging:
         if folder is None:
             return False
         self.counts.writing += 1
+        self._moving.add(key)
         try:
             if inline:
                 folder.write(key, data)
@@ -157,6 +158,7 @@ class Staging:
             return False
         finally:
             self.counts.writing -= 1
+            self._moving.discard(key)
         self._rests[folder.cache.folder].failures = 0
         self.counts.write_bytes += len(data)
         self._add(Staged(folder, key, len(data), self._clock(), attempted=False))
@@ -188,7 +190,9 @@ class Staging:
     def look_for_room(self) -> None:
         """Now and then: whether a disk is still, or again, short of room."""
         if self._blocks:
-            self._pressed = not all(self._has_room(folder) for folder in self._dirs.values())
+            now = self._clock()
+            awake = [folder for path, folder in self._dirs.items() if self._rests[path].until <= now]
+            self._pressed = not all(self._has_room(folder) for folder in awake)
 
     def rest(self, folder: StagingDir, what: str, error: OSError | StoreError) -> None:
         """The folder failed: nothing is staged in it for a while; what lies there stays."""
@@ -217,7 +221,7 @@ class Staging:
 
     def take_over(self, folder: StagingDir, found: Found) -> bool:
         """Enter what lies in the folder and is not in the books: an earlier mount's, or another's of the same folder."""
-        known = found.key in self._blocks or found.key in self._leaving
+        known = found.key in self._blocks or found.key in self._moving
         if known or not os.path.exists(folder.path(found.key)):
             return False  # or uploaded or removed since it was found
         self._add(Staged(folder, found.key, found.size, found.since, attempted=True))
@@ -288,12 +292,12 @@ class Staging:
         if not block.dropped:
             block.dropped = True
             del self._blocks[block.key]
-            self._leaving.add(block.key)
+            self._moving.add(block.key)
             self.counts.bytes -= block.size
 
     def left(self, keys: Iterable[str]) -> None:
         """The files of these blocks are gone."""
-        self._leaving.difference_update(keys)
+        self._moving.difference_update(keys)
 
     async def wait_upload(self, block: Staged) -> None:
         """Return once nobody uploads the block."""
@@ -327,7 +331,7 @@ class Staging:
             if block is None:
                 if not self.scanned:
                     gone.add(key)  # perhaps it lies there, and is about to be found
-                    self._leaving.add(key)
+                    self._moving.add(key)
                 continue
             await self.wait_upload(block)
             if not block.dropped:

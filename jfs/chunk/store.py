@@ -185,8 +185,8 @@ class BlockStore:
             return await trio.to_thread.run_sync(block.folder.load, key, size, limiter=self._downloads)
         except FileNotFoundError:  # uploaded meanwhile
             return None
-        except OSError as error:
-            log.warning("staged block %s cannot be read: %s", key, error.strerror)
+        except (OSError, BadObject) as error:  # the store may have it all the same
+            log.warning("staged block %s cannot be read: %s", key, error)
             return None
 
     async def _load(self, key: str, size: int) -> Buffer:
