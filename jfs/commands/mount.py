@@ -128,6 +128,7 @@ def default_log() -> str:
 @arguments.value("--storage", default="", text="kind of object storage, where this client shall see another")
 @arguments.value("--bucket", default="", text="where the objects are, where this client shall see another place")
 @arguments.value("--storage-class", default="", text="storage class of the objects that this client puts")
+@arguments.switch("--check-storage", text="try the storage out first: put, get and delete a small object")
 @arguments.value("--get-timeout", kind=arguments.Duration(), default=60.0, text="longest time for a download, seconds")
 @arguments.value("--put-timeout", kind=arguments.Duration(), default=60.0, text="longest time for an upload, seconds")
 @arguments.not_yet(
@@ -144,7 +145,6 @@ def default_log() -> str:
         "--enable-selinux",
         "--enable-ioctl",
         "--update-fstab",
-        "--check-storage",
         "--non-default-permission",
     ),
 )
@@ -171,13 +171,14 @@ def command(arguments: tuple[str, ...], **options: Any) -> int:
     mounting.require_fuse()
     from jfs.commands import mounted
 
+    _check_numbers(options)
+
     def check() -> str:
-        return mounted.check_volume(url, read_only=options["read_only"])
+        return mounted.check_volume(url, options)
 
     # The client library of a cluster does not survive going into the background.
     name = check() if split_url(url)[0] in LOCAL_SCHEMES else apart(check)
     options["kernel_options"] = mounting.kernel_options(words, name=name, read_only=options["read_only"])
-    _check_numbers(options)
     path = mounting.prepare_mount_point(mount_point, nonempty=options["force"] or "nonempty" in words)
     url = absolute_url(url)  # before the background process changes its directory
     if not options["background"]:
@@ -210,6 +211,9 @@ def _check_numbers(options: dict[str, Any]) -> None:
             f'Invalid value "{options["free_space_ratio"]}" for "free-space-ratio": from 0 to below 1 is wanted'
         )
     parse_hours(options["upload_hours"])
+    for name in ("writeback_threshold_size", "upload_delay", "upload_hours"):
+        if options[name] and not options["writeback"]:
+            log.warning("option --%s has no effect without --writeback", name.replace("_", "-"))
     if options["writeback"] and options["read_only"]:
         log.warning("--writeback has no effect on a read-only mount")
         options["writeback"] = False
