@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -158,6 +159,47 @@ def test_a_full_staging_disk_only_costs_speed(tmp_path: Path, small_disk: Callab
     check_everything(volume)
     with volume.mounted(JFS) as mount:
         assert (mount.path / "f").read_bytes() == noise(1, 60 * MIB)
+
+
+def test_a_full_disk_and_a_store_that_is_away_are_an_error(tmp_path: Path, small_disk: Callable[..., Path]) -> None:
+    """Neither takes the block: the writer hears of it, and nothing that was acknowledged is touched."""
+    volume = format_volume(JFS, small_disk("ext4", "300M") / "v", "pressed")
+    cache = small_disk("tmpfs", "20m")
+    expected = ["blocks go to the store", "cannot be uploaded yet", "Operation not permitted", "given up", "are lost"]
+    with volume.mounted(
+        JFS, "--writeback", "--cache-dir", str(cache), "--io-retries", "1", at=tmp_path / "mp", expect_log=expected
+    ) as mount:
+        immutable(volume.store, on=True)
+        try:
+            write_and_sync(mount.path / "before", noise(1, 6 * MIB))
+            with pytest.raises(OSError, match="Input/output error"):
+                write_and_sync(mount.path / "refused", noise(2, 60 * MIB))
+            assert (mount.path / "before").read_bytes() == noise(1, 6 * MIB)
+        finally:
+            immutable(volume.store, on=False)
+        eventually(lambda: figure(mount, "staging_blocks") == 0, 20, "the uploads")
+        write_and_sync(mount.path / "after", noise(3, 60 * MIB))
+        assert (mount.path / "after").read_bytes() == noise(3, 60 * MIB)
+        flush(mount)
+    check_everything(volume)
+
+
+def test_a_cache_folder_deleted_under_the_mount(tmp_path: Path) -> None:
+    """What was staged in it is named as lost; the mount goes on, straight to the store."""
+    volume = format_volume(JFS, tmp_path / "v", "vanished")
+    cache = tmp_path / "cache"
+    expected = ["cache folder", "is not used any more", "in memory", "staged block .* is lost", "is missing in", STAYS]
+    expected += ["staging folder"]
+    with volume.mounted(JFS, "--writeback", "--cache-dir", str(cache), *WAITING, expect_log=expected) as mount:
+        write_and_sync(mount.path / "f", noise(1, 1000))
+        (block,) = staged(cache)
+        shutil.rmtree(cache)
+        eventually(lambda: "is not used any more" in mount.log.read_text(), 10, "the folder to be given up")
+        write_and_sync(mount.path / "g", noise(2, 5 * MIB))
+        assert len(volume.objects) == 2
+        assert (mount.path / "g").read_bytes() == noise(2, 5 * MIB)
+        flush(mount)
+        assert f"staged block chunks/0/0/{block.name} is lost" in mount.log.read_text()
 
 
 def test_a_staging_disk_that_turns_read_only(tmp_path: Path, small_disk: Callable[..., Path]) -> None:
