@@ -10,12 +10,10 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 from jfs.object.encrypt import Sealer
 from tests.deadline import eventually
 from tests.interop.conftest import assert_clean, both_mounted
-from tests.interop.test_takeover import fill
-from tests.interop.work import first_hand, second_hand, settle_times
+from tests.interop.test_takeover import hand_over
 from tests.keys import PKCS1, PKCS8, key_file, rsa_key
 from tests.mounts import JFS, PEER, Client, Volume, format_volume
 from tests.s3server import S3Server
-from tests.trees import snapshot
 
 PASSPHRASE = "open sesame"
 MIB = 1 << 20
@@ -44,26 +42,8 @@ def encrypted_volume(
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_there_and_back(tmp_path: Path, pair: tuple[Client, Client], layout: str) -> None:
-    first, second = pair
-    local = tmp_path / "local"
-    local.mkdir()
-    volume = encrypted_volume(first, tmp_path, *LAYOUTS[layout])
-    first_hand(local)
-    settle_times(local)
-    expected = snapshot(local)
-    assert fill(volume, first, first_hand) == expected
-    with volume.mounted(second, "--enable-xattr") as mount:
-        assert snapshot(mount.path / "room") == expected
-    assert_clean(volume)
-    second_hand(local)
-    if "no trash" not in layout:
-        os.link(local / "docs/small", tmp_path / "in the trash")  # a removed hard link still counts there
-    settle_times(local)
-    expected = snapshot(local)
-    assert fill(volume, second, second_hand) == expected
-    with volume.mounted(first, "--enable-xattr") as mount:
-        assert snapshot(mount.path / "room") == expected
-    assert_clean(volume)
+    volume = encrypted_volume(pair[0], tmp_path, *LAYOUTS[layout])
+    hand_over(volume, pair, tmp_path, trash="no trash" not in layout)
 
 
 @pytest.mark.parametrize("form", [PKCS1, PKCS8], ids=["pkcs1", "pkcs8"])

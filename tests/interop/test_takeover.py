@@ -32,13 +32,11 @@ def fill(volume: Volume, client: Client, work: Callable[[Path], None]) -> dict[s
         return snapshot(room)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_there_and_back(tmp_path: Path, pair: tuple[Client, Client], layout: str) -> None:
+def hand_over(volume: Volume, pair: tuple[Client, Client], folder: Path, *, trash: bool = True) -> None:
+    """The first program works on the volume, the second goes on, the first sees it all; so does a directory in `folder`."""
     first, second = pair
-    local = tmp_path / "local"
+    local = folder / "local"
     local.mkdir()
-    volume = format_volume(first, tmp_path / "v", "shared", *LAYOUTS[layout])
-
     first_hand(local)
     settle_times(local)
     expected = snapshot(local)
@@ -48,14 +46,20 @@ def test_there_and_back(tmp_path: Path, pair: tuple[Client, Client], layout: str
     assert_clean(volume)
 
     second_hand(local)
-    if "no trash" not in layout:
-        os.link(local / "docs/small", tmp_path / "in the trash")  # a removed hard link still counts there
+    if trash:
+        os.link(local / "docs/small", folder / "in the trash")  # a removed hard link still counts there
     settle_times(local)
     expected = snapshot(local)
     assert fill(volume, second, second_hand) == expected
     with volume.mounted(first, "--enable-xattr") as mount:
         assert snapshot(mount.path / "room") == expected
     assert_clean(volume)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_there_and_back(tmp_path: Path, pair: tuple[Client, Client], layout: str) -> None:
+    volume = format_volume(pair[0], tmp_path / "v", "shared", *LAYOUTS[layout])
+    hand_over(volume, pair, tmp_path, trash="no trash" not in layout)
 
 
 def dumped_nodes(tree: dict[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
