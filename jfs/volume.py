@@ -83,7 +83,11 @@ def open_bucket(settings: Settings, choices: StoreChoices | None = None) -> Obje
         get_timeout=choices.get_timeout,
         put_timeout=choices.put_timeout,
     )
-    return open_store(choices.storage or settings.storage, choices.bucket or settings.bucket, options)
+    bucket = choices.bucket or settings.bucket
+    storage = choices.storage or settings.storage
+    if storage == "file" and not bucket.endswith("/"):
+        bucket += "/"
+    return open_store(storage, bucket, options)
 
 
 def open_objects(
@@ -167,9 +171,9 @@ def storage_is_tested() -> bool:
     return not os.environ.get("JFS_NO_CHECK_OBJECT_STORAGE")
 
 
-def try_storage(settings: Settings) -> None:
-    """Test the storage that the settings name.  UserError."""
-    store = open_objects(settings, io_retries=0)
+def try_storage(settings: Settings, choices: StoreChoices | None = None) -> None:
+    """Test the storage that the settings name, or the client chooses.  UserError."""
+    store = open_objects(settings, io_retries=0, bucket=open_bucket(settings, choices))
     try:
         if storage_is_tested():
             test_objects(store)

@@ -23,7 +23,7 @@ from jfs.meta.transaction import Engine
 from jfs.meta.types import ROOT_INO
 from jfs.object.limit import Limits
 from jfs.vfs.vfs import Vfs, VfsOptions
-from jfs.volume import StoreChoices, Volume, open_sealer, open_volume, with_engine
+from jfs.volume import StoreChoices, Volume, open_bucket, open_sealer, open_volume, try_storage, with_engine
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,27 @@ MOST_FILES: Final = 100_000
 EXIT_VOLUME_GONE: Final = 11
 
 
-def check_volume(url: str, *, read_only: bool) -> str:
+def store_choices(options: dict[str, Any]) -> StoreChoices:
+    """What the command line says about the store."""
+    return StoreChoices(
+        storage=options["storage"],
+        bucket=options["bucket"],
+        storage_class=options["storage_class"],
+        get_timeout=options["get_timeout"],
+        put_timeout=options["put_timeout"],
+        connections=options["max_uploads"] + options["max_downloads"],
+    )
+
+
+def check_volume(url: str, options: dict[str, Any]) -> str:
     """The volume's name.  UserError or CorruptRecord, before anything is changed, where it cannot be mounted so."""
+    read_only = options["read_only"]
     settings = with_engine(url, _checked_settings)
     open_sealer(settings)
+    if options["check_storage"]:
+        try_storage(settings, store_choices(options))
+    else:
+        open_bucket(settings, store_choices(options)).close()
     if settings.enable_acl and not read_only:
         raise UserError("this volume has ACLs enabled, which jfs does not support yet: use --read-only")
     if settings.change_log and not read_only:
@@ -93,14 +110,7 @@ async def _serve(url: str, path: str, options: dict[str, Any], ready: Callable[[
         io_retries=options["io_retries"],
         cache_dir=options["cache_dir"],
         limits=Limits(options["upload_limit"], options["download_limit"]),
-        choices=StoreChoices(
-            storage=options["storage"],
-            bucket=options["bucket"],
-            storage_class=options["storage_class"],
-            get_timeout=options["get_timeout"],
-            put_timeout=options["put_timeout"],
-            connections=max(options["max_uploads"], options["max_downloads"]),
-        ),
+        choices=store_choices(options),
         **chunk,
     ) as volume:
         return await Mounted(volume, path, options, ready).run()

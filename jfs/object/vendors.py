@@ -142,6 +142,7 @@ AWS: Final = re.compile(
     r"s3(?P<fips>-fips)?(?:[.-](?P<dual>dualstack)(?=\.))?(?:[.-](?P<region>[a-z0-9-]+))?\.amazonaws\.com(?P<china>\.cn)?"
 )
 VPC: Final = re.compile(r".*\.(?P<region>[a-z0-9-]+)\.vpce\.amazonaws\.com(?:\.cn)?")
+ADDRESS: Final = re.compile(r"[\d.]+(:\d+)?|\[.*\](:\d+)?")
 REGION_IN_HOST: Final = (
     re.compile(r".*\.compat\.objectstorage\.(?P<region>[a-z0-9-]+)\.oraclecloud\.com"),
     re.compile(r"s3\.(?P<region>\w+)(?:\.\w+)?\.cloud\.ovh\.net"),
@@ -199,7 +200,8 @@ def parse_place(kind: str, url: str) -> Place:
         place = _in_path(place, path)
     else:
         place = _in_host(place, vendor)
-    if not place.bucket or not place.endpoint or "/" in place.bucket:
+    alone = not path and ADDRESS.fullmatch(host)  # a server without a bucket
+    if alone or not place.bucket or not place.endpoint or "/" in place.bucket:
         _refuse(kind, url)
     return _with_options(place, options)
 

@@ -152,6 +152,8 @@ def test_old_vendors_list_in_the_old_way() -> None:
         ("s3", "", "https://BUCKET.s3.REGION.amazonaws.com or http://ENDPOINT/BUCKET is wanted"),
         ("s3", "ftp://h/b", "invalid s3 bucket"),
         ("s3", "https://s3.amazonaws.com", "invalid s3 bucket"),
+        ("s3", "http://127.0.0.1:9000", "http://ENDPOINT/BUCKET is wanted"),
+        ("s3", "http://[::1]:9000", "http://ENDPOINT/BUCKET is wanted"),
         ("minio", "http://h:9000", "http://HOST:9000/BUCKET"),
         ("oss", "mybucket", "https://BUCKET.oss-REGION.aliyuncs.com is wanted"),
         ("cos", "https://b", "https://BUCKET-APPID.cos.REGION.myqcloud.com is wanted"),
