@@ -37,6 +37,9 @@ LONGEST_REST_S: Final = 60.0
 MOST_AT_ONCE: Final = 32
 """Small blocks that one thread uploads in a row."""
 
+MOST_VOID: Final = 1000
+"""Entries of removed blocks that the queue keeps at least: with a delay they would pile up."""
+
 WRITERS: Final = 16
 """Threads that stage large blocks; more than a disk's queue needs."""
 
@@ -46,7 +49,7 @@ log = logging.getLogger(__name__)
 class Staged:
     """A block that is staged."""
 
-    __slots__ = ("attempted", "dropped", "folder", "key", "since", "size", "uploading")
+    __slots__ = ("attempted", "dropped", "folder", "key", "since", "size", "ticket", "uploading")
 
     def __init__(self, folder: StagingDir, key: str, size: int, since: float, *, attempted: bool) -> None:
         self.folder = folder
@@ -57,6 +60,8 @@ class Staged:
         """The store may have the object already."""
         self.uploading = False
         self.dropped = False
+        self.ticket = 0
+        """Of its entry in the queue; an entry with another ticket is void."""
 
 
 class _Rest:
@@ -115,7 +120,7 @@ class Staging:
 
     def oldest(self) -> Staged | None:
         """The block that waits for the longest time."""
-        self._skip_dropped()
+        self._skip_void()
         waiting = [self._queue[0][2]] if self._queue else []
         return min((*waiting, *self._busy), key=_since, default=None)
 
@@ -216,7 +221,8 @@ class Staging:
 
     def _enqueue(self, block: Staged) -> None:
         self._serial += 1
-        heapq.heappush(self._queue, (block.since, self._serial, block))
+        block.ticket = self._serial
+        heapq.heappush(self._queue, (block.since, block.ticket, block))
         self._due.unpark()
 
     def take_over(self, folder: StagingDir, found: Found) -> bool:
@@ -245,13 +251,12 @@ class Staging:
         return found
 
     def _wait_for_next(self) -> float:
-        self._skip_dropped()
+        self._skip_void()
         return self._wait(self._queue[0][2]) if self._queue else float("inf")
 
     def _take(self) -> Staged:
         block = heapq.heappop(self._queue)[2]
-        block.uploading = block.attempted = True
-        self._busy.add(block)
+        self.claim(block)
         return block
 
     def _wait(self, block: Staged) -> float:
@@ -263,9 +268,15 @@ class Staging:
         left = min(max(block.since + delay - now, 0.0), delay)  # a clock that was set back delays nothing further
         return max(left, self._hours.wait(now + left) + left if self._hours is not None else 0.0)
 
-    def _skip_dropped(self) -> None:
-        while self._queue and self._queue[0][2].dropped:
+    def _skip_void(self) -> None:
+        while self._queue and self._queue[0][1] != self._queue[0][2].ticket:
             heapq.heappop(self._queue)
+
+    def _sweep(self) -> None:
+        """Forget void entries once they are the most part of the queue."""
+        if len(self._queue) > 2 * len(self._blocks) + MOST_VOID:
+            self._queue = [entry for entry in self._queue if entry[1] == entry[2].ticket]
+            heapq.heapify(self._queue)
 
     def give_back(self, block: Staged) -> None:
         """The upload failed: the block waits for another."""
@@ -291,7 +302,9 @@ class Staging:
     def _drop(self, block: Staged) -> None:
         if not block.dropped:
             block.dropped = True
+            block.ticket = 0
             del self._blocks[block.key]
+            self._sweep()
             self._moving.add(block.key)
             self.counts.bytes -= block.size
 
@@ -306,8 +319,7 @@ class Staging:
 
     def claim(self, block: Staged) -> None:
         """Upload the block out of turn.  Give it back, or settle it."""
-        self._queue = [entry for entry in self._queue if entry[2] is not block]
-        heapq.heapify(self._queue)
+        block.ticket = 0
         block.uploading = block.attempted = True
         self._busy.add(block)
 

@@ -210,6 +210,22 @@ async def test_a_block_removed_before_its_upload_never_reaches_the_store(mounted
     assert mounted.store.keys == mounted.store.deleted == []
 
 
+async def test_removed_blocks_do_not_pile_up(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jfs.chunk.staging.MOST_VOID", 10)
+    blocks = mounted.open(upload_delay=3600.0)
+    assert blocks.staging is not None
+    await blocks.put(0, 0, pattern(10))
+    for number in range(1, 200):
+        await blocks.put(number, 0, pattern(10))
+        await blocks.remove(number, 10)
+    assert len(blocks.staging._queue) < 20
+    oldest = blocks.staging.oldest()
+    assert oldest is not None
+    assert oldest.key == block_key(0, 0, 10)
+    await blocks.remove(0, 10)
+    await blocks.close()
+
+
 async def test_a_scan_finds_nothing_that_is_leaving(mounted: Mounted) -> None:
     """What is uploaded or removed may be on the disk for another moment."""
     blocks = mounted.open()
