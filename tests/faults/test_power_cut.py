@@ -16,7 +16,7 @@ import pytest
 from tests.deadline import eventually
 from tests.faults.conftest import writing
 from tests.faults.writer import acknowledged, losses
-from tests.mounts import JFS, PEER, format_volume
+from tests.mounts import JFS, PEER, Mount, format_volume
 from tests.trees import outcome, sh
 
 FS_IOC_SHUTDOWN = 0x8004587D
@@ -63,6 +63,22 @@ def restart(disk: Path) -> None:
     sh(f"mount -o loop,{LAZY} {image} {disk}", "/")
 
 
+def write_until_the_cut(mount: Mount, disk: Path, log: Path, seed: int) -> None:
+    """A writer at work, the control file, the cut, and the end of everything that ran."""
+    root = mount.path / "work"
+    root.mkdir()
+    with writing(root, log, seed, "--sync") as writer:
+        eventually(lambda: acknowledged(log) > 120, 60, "120 steps")
+        (disk / "control").write_bytes(b"never synced" * 1000)
+        cut_power(disk)
+        mount.kill()
+        writer.kill()
+
+
+def assert_control_is_lost(disk: Path) -> None:
+    assert not (disk / "control").exists() or (disk / "control").stat().st_size == 0
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_fsync_outlives_a_power_cut(tmp_path: Path, small_disk: Callable[..., Path], seed: int) -> None:
     disk = small_disk("ext4", "600M", LAZY)
@@ -70,16 +86,9 @@ def test_fsync_outlives_a_power_cut(tmp_path: Path, small_disk: Callable[..., Pa
     subprocess.run(["sync", "-f", disk], check=True)
     log = tmp_path / "log"
     with volume.mounted(JFS, at=tmp_path / "mp", expect_log=CUT) as mount:
-        root = mount.path / "work"
-        root.mkdir()
-        with writing(root, log, seed + 20, "--sync") as writer:
-            eventually(lambda: acknowledged(log) > 120, 60, "120 steps")
-            (disk / "control").write_bytes(b"never synced" * 1000)
-            cut_power(disk)
-            mount.kill()
-            writer.kill()
+        write_until_the_cut(mount, disk, log, seed + 20)
     restart(disk)
-    assert not (disk / "control").exists() or (disk / "control").stat().st_size == 0
+    assert_control_is_lost(disk)
     for client in (JFS, PEER):
         checked = client.run("fsck", volume.url, ok=False)
         assert checked.returncode == 0, checked.stderr
@@ -99,16 +108,9 @@ def test_fsync_with_writeback_outlives_a_power_cut(
     subprocess.run(["sync", "-f", disk], check=True)
     log = tmp_path / "log"
     with volume.mounted(JFS, *options, *WRITEBACK[mode], at=tmp_path / "mp", expect_log=CUT) as mount:
-        root = mount.path / "work"
-        root.mkdir()
-        with writing(root, log, seed + 40, "--sync") as writer:
-            eventually(lambda: acknowledged(log) > 120, 60, "120 steps")
-            (disk / "control").write_bytes(b"never synced" * 1000)
-            cut_power(disk)
-            mount.kill()
-            writer.kill()
+        write_until_the_cut(mount, disk, log, seed + 40)
     restart(disk)
-    assert not (disk / "control").exists() or (disk / "control").stat().st_size == 0
+    assert_control_is_lost(disk)
     with volume.mounted(JFS, *options, "--writeback", at=tmp_path / "mp", expect_log=CUT) as mount:
         assert losses(mount.path / "work", log) == []
         JFS.run("umount", "--flush", mount.path)
@@ -134,6 +136,6 @@ def test_one_small_fsync_outlives_a_power_cut(tmp_path: Path, small_disk: Callab
         mount.kill()
         outcome(lambda: os.close(descriptor))
     restart(disk)
-    assert not (disk / "control").exists() or (disk / "control").stat().st_size == 0
+    assert_control_is_lost(disk)
     with volume.mounted(JFS, at=tmp_path / "mp", expect_log=CUT) as mount:
         assert (mount.path / "f").read_bytes() == b"precious" * 1000
