@@ -27,6 +27,9 @@ from jfs.object.memory import MemoryStore
 from tests.deadline import eventually
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent.parent / "golden" / "misc.json").read_text())
+GOLDEN_RINGS: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parent.parent / "golden" / "cache-rings.json").read_text()
+)
 UUID = "2c0d2f5a-8a5e-4c11-9a04-0b1f00000001"
 BLOCK = 64 << 10
 
@@ -82,6 +85,14 @@ def test_ring_placement_of_the_peer() -> None:
     ring = Ring(GOLDEN["cache_ring"]["ids"])
     for key, place in GOLDEN["cache_ring"]["keys"].items():
         assert ring.place(key) == place, key
+
+
+@pytest.mark.parametrize("golden", GOLDEN_RINGS, ids=["1", "2", "3"])
+def test_ring_placement_of_the_peer_on_three_folders(golden: dict[str, Any]) -> None:
+    """Where its points are balanced anew."""
+    ring = Ring(golden["ids"])
+    places = "".join(str(ring.place(f"chunks/0/0/1_{index}_65536")) for index in range(len(golden["places"])))
+    assert places == golden["places"]
 
 
 def test_legacy_placement_is_fnv1() -> None:
