@@ -1,8 +1,9 @@
 """Limits on what a client sends and fetches: one token bucket for each direction, shared by all its threads.
 
 A request starts as soon as the bucket is not in debt, and pays its whole size: the first one after a quiet time does not
-wait, and a large block puts off only those behind it.  Who came first goes first.  Downloads that would keep the line to
-themselves for long are fetched in pieces, so that others get their turn in between and the bytes flow evenly.
+wait, and a large block puts off only those behind it.  Who came first goes first.  Nobody waits inside a request, where the
+store's time-outs run.  Ranges that would keep the line to themselves for long are fetched in pieces, so that others get their
+turn in between; a whole object is fetched whole, because only so the store can check it.
 """
 
 import threading
@@ -18,6 +19,8 @@ BYTES_PER_MEGABIT: Final = 1_000_000 / 8
 BURST_S: Final = 0.1
 PIECE_S: Final = 0.25
 LEAST_PIECE: Final = 128 << 10
+# How large whole objects are thought to be until the first one has come.
+FIRST_GUESS: Final = 4 << 20
 
 
 class Bandwidth:
@@ -63,10 +66,11 @@ class Bandwidth:
                 self._wait(debt / self._rate)
                 self._earn()
 
-    def give_back(self, size: int) -> None:
-        """Of what was taken, so much was not moved."""
+    def correct(self, taken: int, moved: int) -> None:
+        """What was taken was a guess; so much was moved."""
         with self._changed:
-            self._earned += size
+            self._earned += max(taken - moved, 0)
+            self._taken += max(moved - taken, 0)
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -109,6 +113,7 @@ class Limit(Decorator):
     def __init__(self, inner: ObjectStore, limits: Limits) -> None:
         super().__init__(inner)
         self._limits = limits
+        self._usual = FIRST_GUESS
 
     def local_path(self, key: str) -> str | None:
         """None under a limit: bytes that go past `get` and `put` would go past it too."""
@@ -120,30 +125,34 @@ class Limit(Decorator):
         rate = self._limits.download.rate
         if not rate:
             return self.inner.get(key, offset, length)
+        if length is None:
+            data = self._get_piece(key, offset, None, self._usual)
+            self._usual = len(data)
+            return data
         most = max(int(rate * PIECE_S), LEAST_PIECE)
-        if length is not None and length <= most:
-            return self._get_piece(key, offset, length)
+        if length <= most:
+            return self._get_piece(key, offset, length, length)
         pieces: list[bytes] = []
         done = 0
-        while length is None or done < length:
-            wanted = most if length is None else min(most, length - done)
-            piece = self._get_piece(key, offset + done, wanted)
+        while done < length:
+            wanted = min(most, length - done)
+            piece = self._get_piece(key, offset + done, wanted, wanted)
             pieces.append(piece)
             done += len(piece)
             if len(piece) < wanted:
                 break
         return b"".join(pieces)
 
-    def _get_piece(self, key: str, offset: int, length: int) -> bytes:
+    def _get_piece(self, key: str, offset: int, length: int | None, guess: int) -> bytes:
         bandwidth = self._limits.download
-        bandwidth.take(length)
+        bandwidth.take(guess)
         moved = 0
         try:
             data = self.inner.get(key, offset, length)
             moved = len(data)
         finally:
-            if moved < length:
-                bandwidth.give_back(length - moved)
+            if moved != guess:
+                bandwidth.correct(guess, moved)
         return data
 
     def put(self, key: str, data: Buffer) -> None:

@@ -77,11 +77,12 @@ def test_no_limit_never_waits() -> None:
     assert time.now == 0
 
 
-def test_what_was_not_moved_is_given_back() -> None:
+@pytest.mark.parametrize("guess", [4 * MEGABYTE, MEGABYTE // 4])
+def test_a_wrong_guess_is_corrected(guess: int) -> None:
     bandwidth, time = bucket(MEGABYTE)
     for _ in range(5):
-        bandwidth.take(4 * MEGABYTE)
-        bandwidth.give_back(3 * MEGABYTE)
+        bandwidth.take(guess)
+        bandwidth.correct(guess, MEGABYTE)
     bandwidth.take(1)
     assert time.now == pytest.approx(5)
 
@@ -160,13 +161,15 @@ def test_options_win_over_settings() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, LEAST_PIECE, 4 * LEAST_PIECE, 4 * LEAST_PIECE + 1])
-@pytest.mark.parametrize("whole", [False, True])
-def test_large_downloads_come_in_pieces(size: int, whole: bool) -> None:
+def test_large_ranges_come_in_pieces_and_objects_whole(size: int) -> None:
     store, inner, _ = limited(1)
     data = bytes(number % 251 for number in range(size))
     inner.put("k", data)
-    assert store.get("k", 0, None if whole else size) == data
+    assert store.get("k", 0, size) == data
     assert all(length is not None and length <= LEAST_PIECE for length in inner.gets)
+    inner.gets.clear()
+    assert store.get("k") == data
+    assert inner.gets == [None]
     assert store.get("k", 100, 50) == data[100:150]
     assert store.get("k", size + 5) == b""
 
@@ -174,8 +177,9 @@ def test_large_downloads_come_in_pieces(size: int, whole: bool) -> None:
 def test_downloads_pay_for_what_they_got() -> None:
     store, inner, time = limited(8)
     inner.put("k", bytes(MEGABYTE))
-    for _ in range(3):
+    for _ in range(2):
         store.get("k")
+    store.get("k", 0, MEGABYTE)
     with pytest.raises(ObjectMissing):
         store.get("missing")
     store.get("k", 0, 1)
