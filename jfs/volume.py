@@ -103,7 +103,10 @@ def open_objects(
 
 
 def follow_bucket(meta: "MetaClient", current: Current, choices: StoreChoices) -> None:
-    """Go on with other keys, or in another bucket, when the volume's settings say so."""
+    """Go on with other keys, or in another bucket, when the volume's settings say so.
+
+    Not from or to files of this machine: what was put there and is not synced yet would be forgotten.
+    """
 
     def facts(settings: Settings) -> tuple[str, ...]:
         keys = (settings.access_key, settings.secret_key, settings.session_token)
@@ -117,8 +120,8 @@ def follow_bucket(meta: "MetaClient", current: Current, choices: StoreChoices) -
         if now == before:
             return
         known = now
-        if now[0] != before[0]:
-            log.warning("the volume's storage is %s now: mount it again to use that", settings.storage)
+        if now[0] != before[0] or current.local_path("") is not None:
+            log.warning("the volume's storage is another one now: mount it again to use that")
             return
         try:
             current.exchange(open_bucket(settings, choices))
