@@ -4,8 +4,11 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.deadline import eventually
 from tests.mounts import JFS, Mount, format_volume
+from tests.s3server import S3Server
 
 MEGABYTE = 1_000_000
 LIMIT_MBPS = 32
@@ -32,14 +35,20 @@ def read_rate(mount: Mount, name: str, data: bytes) -> float:
     return len(data) / (time.monotonic() - start)
 
 
-def test_the_options_of_a_mount(tmp_path: Path) -> None:
-    volume = format_volume(JFS, tmp_path, "limited")
+@pytest.mark.parametrize("storage", ["file", "s3"])
+def test_the_options_of_a_mount(request: pytest.FixtureRequest, tmp_path: Path, storage: str) -> None:
+    place: tuple[str, ...] = ()
+    if storage == "s3":
+        server: S3Server = request.getfixturevalue("s3_server")
+        place = (*server.format_flags, "--bucket", server.bucket_url("limited"))
+    volume = format_volume(JFS, tmp_path, "limited", *place)
     data = os.urandom(SIZE)
     most = 1.3 * LIMIT_MBPS / 8 * MEGABYTE
-    with volume.mounted(JFS, "--upload-limit", str(LIMIT_MBPS)) as mount:
+    cache = ("--cache-dir", "memory") if storage == "s3" else ()
+    with volume.mounted(JFS, *cache, "--upload-limit", str(LIMIT_MBPS)) as mount:
         assert write_rate(mount, "f", data) <= most
         assert read_rate(mount, "f", data) > 2 * most
-    with volume.mounted(JFS, "--download-limit", str(LIMIT_MBPS)) as mount:
+    with volume.mounted(JFS, *cache, "--download-limit", str(LIMIT_MBPS)) as mount:
         assert read_rate(mount, "f", data) <= most
         assert write_rate(mount, "g", data) > 2 * most
 
