@@ -19,7 +19,7 @@ def key_source(
     if access_key == ANONYMOUS:
         return lambda: None
     names = VENDORS[kind].keys
-    if not access_key and names:
+    if not access_key and not secret_key and names:
         access_key, secret_key, found = ([os.environ.get(name, "") for name in names] + [""])[:3]
         session_token = found or session_token
     if access_key:

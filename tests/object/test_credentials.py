@@ -41,11 +41,14 @@ def test_keys_of_the_vendors_environment(kind: str, monkeypatch: pytest.MonkeyPa
     assert key_source(kind, "x", "y")() == Keys("x", "y")
 
 
-def test_half_a_pair() -> None:
+@pytest.mark.parametrize("kind", ["s3", "minio", "oss"])
+def test_half_a_pair(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VENDORS[kind].keys:
+        monkeypatch.setenv(name, "another's")
     with pytest.raises(UserError, match="give --secret-key too"):
-        key_source("s3", "a")
+        key_source(kind, "a")
     with pytest.raises(UserError, match="give --access-key too"):
-        key_source("s3", "", "s")
+        key_source(kind, "", "s")
 
 
 def test_no_keys() -> None:
