@@ -39,7 +39,9 @@ SETTLE_S: Final = 60.0
 """How long the outcome of a commit is asked for; the locks of a lost one hold for up to 20 s."""
 SETTLE_PAUSE_S: Final = 0.2
 PAGE: Final = 4096
-"""Keys asked for in one request: an answer may have 4 MiB, and fewer are asked for where it would have more."""
+"""Keys asked for in one request.  An answer may have 4 MiB: where it would have more, a fraction is asked for."""
+FRACTION: Final = 8
+"""Large, because the library tries a request in vain for 1.5 s before it says that the answer is too long."""
 MARKER: Final = b"J"
 """First letter of the markers' keys, which is none of the format's."""
 MARKER_AGE_S: Final = 24 * 3600
@@ -52,6 +54,8 @@ _PHYSICAL_SHIFT: Final = 18
 _CONFLICTS: Final = ("WriteConflict", "conflict: Some(", "deadlock: Some(")
 _LOCKED: Final = ("Failed to resolve lock", "ResolveLockError", "TxnLockNotFound", "TxnNotFound")
 _REFUSED: Final = ("KeyTooLarge", "raft entry is too large")
+_SURE: Final = _CONFLICTS + _REFUSED
+"""Failures of a commit that certainly did not happen."""
 _TOO_LONG: Final = "message length too large"
 _NO_LEADER: Final = "Leader of region"
 _TLS: Final = ("ca", "cert", "key", "verify-cn")
@@ -220,17 +224,15 @@ class TikvKeys:
             await self._fetch(missing[first : first + PAGE])
 
     async def _fetch(self, keys: list[bytes]) -> None:
-        if not keys:
-            return
         cut = len(self._prefix)
         try:
             pairs = await self._link.ask(self._reader.batch_get, [self._prefix + key for key in keys])
         except TooLong as error:
             if len(keys) == 1:
                 raise _too_long(keys[0]) from error
-            half = len(keys) // 2
-            await self._fetch(keys[:half])
-            await self._fetch(keys[half:])
+            part = -(-len(keys) // FRACTION)
+            for first in range(0, len(keys), part):
+                await self._fetch(keys[first : first + part])
             return
         self._seen.update(dict.fromkeys(keys))
         self._seen.update({bytes(key)[cut:]: bytes(value) for key, value in pairs})
@@ -260,7 +262,7 @@ class TikvKeys:
             except TooLong as error:
                 if wanted == 1:
                     raise _too_long(after[cut:]) from error
-                page = wanted // 2
+                page = -(-wanted // FRACTION)
                 continue
             found += [(bytes(key)[cut:], bytes(value)) for key, value in pairs]
             if len(pairs) < wanted:
@@ -356,11 +358,12 @@ class TikvTransaction:
             self._typed.charges.version = await self._keys.commit(marker, mark)
         except Exception as error:
             meaning = self._link.failure(error)
-            if any(word in str(error) for word in _CONFLICTS):  # nothing else is sure not to have happened
+            if any(word in str(error) for word in _SURE):
                 end(self._reader)
-            elif await self._settle(marker, mark, error):
-                return
-            raise meaning from error
+                raise meaning from error
+            del self._reader, self._keys  # as long as it exists, the library keeps its locks alive
+            if not await self._settle(marker, mark, error):
+                raise meaning from error
         finally:
             engine.slots.append(slot)
         engine.answered()
@@ -403,7 +406,8 @@ class TikvEngine:
         self._gc_refused = False
         self._link: Link | None = None
         self._connecting: trio.Lock | None = None
-        self._away = False
+        self._away: bool | None = None
+        """None before the first answer: whoever opens the engine tells of that."""
 
     def transaction(self, *, write: bool) -> TikvTransaction:
         return TikvTransaction(self, write=write)
@@ -440,16 +444,16 @@ class TikvEngine:
 
     def failed(self, why: str) -> None:
         """A call had no answer: said once, until one has."""
-        if not self._away:
+        if self._away is False:
             log.warning(
                 "the metadata store %s does not answer, trying again: %s", ",".join(self._endpoints), _shortened(why)
             )
-        self._away = True
+            self._away = True
 
     def answered(self) -> None:
         if self._away:
             log.info("the metadata store answers again")
-            self._away = False
+        self._away = False
 
     # -- the rest of an engine
 
