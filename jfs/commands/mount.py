@@ -214,6 +214,8 @@ def _check_numbers(options: dict[str, Any]) -> None:
     for name in ("writeback_threshold_size", "upload_delay", "upload_hours"):
         if options[name] and not options["writeback"]:
             log.warning("option --%s has no effect without --writeback", name.replace("_", "-"))
+    if options["writeback"] and (options["cache_dir"] == "memory" or not options["cache_size"]):
+        raise UserError("--writeback keeps blocks in a cache folder: not with --cache-dir memory or --cache-size 0")
     if options["writeback"] and options["read_only"]:
         log.warning("--writeback has no effect on a read-only mount")
         options["writeback"] = False

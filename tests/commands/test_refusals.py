@@ -57,11 +57,18 @@ def snapshot(folder: Path) -> dict[Path, bytes]:
         ("mount {url} {tmp}/m --cache-mode 60", 'Invalid value "60" for "cache-mode"'),
         ("mount {url} {tmp}/m --cache-dir {tmp}/none*", "no folder matches "),
         ("mount {url} {tmp}/m --free-space-ratio 2", 'for "free-space-ratio"'),
+        ("mount {url} {tmp}/m --writeback --upload-hours 5", 'Invalid value "5" for "upload-hours"'),
+        ("mount {url} {tmp}/m --writeback --upload-hours 5,25", 'Invalid value "5,25" for "upload-hours"'),
+        ("mount {url} {tmp}/m --writeback --max-stage-write -1", 'Invalid value "-1" for "max-stage-write"'),
+        ("mount {url} {tmp}/m --writeback --cache-dir memory", "--writeback keeps blocks in a cache folder"),
+        ("mount {url} {tmp}/m --writeback --cache-size 0", "--writeback keeps blocks in a cache folder"),
         ("mount {url} {tmp}/m --atime-mode never", 'Invalid value "never" for "atime-mode"'),
         ("mount {url} {tmp}/m -o frob=1", 'unknown mount option: "frob=1"'),
         ("mount {url} /", "cannot mount on /"),
         ("umount {tmp}", "failed to unmount"),
         ("umount {tmp}/nothing", "No such file or directory"),
+        ("umount --flush {tmp}", "failed to unmount"),
+        ("umount --flush {tmp}/nothing", "No such file or directory"),
     ],
 )
 def test_options_and_urls(volume: Volume, tmp_path: Path, line: str, message: str) -> None:
