@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,30 @@ def test_a_store_that_is_away_stops_nobody(tmp_path: Path, small_disk: Callable[
     finally:
         immutable(volume.store, on=False)
     check_everything(volume)
+
+
+def test_a_hanging_store_holds_up_neither_fsync_nor_the_unmount(tmp_path: Path) -> None:
+    """The store lies on another volume whose mount is stopped."""
+    outer = format_volume(PEER, tmp_path / "outer", "outer")
+    options = ("--writeback", "--cache-dir", str(tmp_path / "cache"))
+    with outer.mounted(PEER) as below:
+        volume = Volume(tmp_path / "inner", "inner")
+        volume.folder.mkdir()
+        volume.store.symlink_to(below.path)
+        format_volume(JFS, volume.folder, "inner")
+        with volume.mounted(JFS, *options, expect_log=[STAYS]) as mount:
+            for pid in below.pids():
+                os.kill(pid, signal.SIGSTOP)
+            write_and_sync(mount.path / "f", noise(1, 9 * MIB))
+            assert (mount.path / "f").read_bytes() == noise(1, 9 * MIB)
+            subprocess.run(["umount", mount.path], check=True)
+            assert mount.process.wait(20) == 0
+            for pid in below.pids():
+                os.kill(pid, signal.SIGCONT)
+        with volume.mounted(JFS, *options) as mount:
+            assert (mount.path / "f").read_bytes() == noise(1, 9 * MIB)
+            flush(mount)
+        assert len(volume.objects) == 3
 
 
 def test_a_full_staging_disk_only_costs_speed(tmp_path: Path, small_disk: Callable[..., Path]) -> None:
