@@ -150,8 +150,11 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 def mount_command(volume: Volume, client: Client, path: Path, flags: Sequence[str]) -> list[str]:
     """The mount in the foreground, ended by the kernel if the test's process dies."""
-    own = ["--no-usage-report", "--no-syslog", "--metrics", "127.0.0.1:0", "--cache-dir", str(volume.folder / "cache")]
-    command = [client.binary, "mount", volume.url, str(path), *(own if client is PEER else ()), *flags]
+    cache = ["--cache-dir", str(volume.folder / "cache")]
+    own = ["--no-usage-report", "--no-syslog", "--metrics", "127.0.0.1:0", *cache]
+    if client is JFS:
+        own = [] if volume.store.exists() else cache  # jfs caches no objects of this machine's
+    command = [client.binary, "mount", volume.url, str(path), *own, *flags]
     return ["setpriv", "--pdeathsig", "TERM", *command]
 
 
