@@ -57,11 +57,16 @@ async def test_the_same_inode_twice_is_once() -> None:
 
 async def test_who_is_cancelled_leaves_no_turn_behind() -> None:
     locks = InodeLocks()
-    async with locks.hold(2):
+
+    async def give_up() -> None:
         with trio.move_on_after(0.01) as scope:
             async with locks.hold(1, 2, 3):
                 raise AssertionError("that turn was taken")
         assert scope.cancelled_caught
+
+    async with locks.hold(2):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(give_up)
         assert list(locks.turns) == [2]
         async with locks.hold(1, 3):
             pass
