@@ -15,6 +15,7 @@ from tests.faults.conftest import writing
 from tests.faults.test_store import drop_caches, immutable, noise, write_and_sync
 from tests.faults.writer import acknowledged, losses
 from tests.mounts import JFS, PEER, Mount, Volume, format_volume
+from tests.s3server import S3Server
 
 MIB = 1 << 20
 STAYS = "are staged and not uploaded yet"
@@ -142,6 +143,38 @@ def test_a_store_that_is_away_stops_nobody(tmp_path: Path, small_disk: Callable[
     finally:
         immutable(volume.store, on=False)
     check_everything(volume)
+
+
+def test_an_s3_server_that_freezes_stops_nobody(
+    tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under load; what was acknowledged meanwhile is in the bucket after the flush."""
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    bucket = s3_server.bucket_url("freezing")
+    flags = (*s3_server.format_flags, "--bucket", bucket, "--compress", "lz4", "--hash-prefix")
+    volume = format_volume(JFS, tmp_path / "v", "frozen", *flags)
+    log = tmp_path / "log"
+    options = ("--writeback", "--cache-dir", str(tmp_path / "cache"), "--put-timeout", "2s")
+    late = ["cannot be uploaded yet", "trying again", "stay until the next"]
+    assert s3_server.process is not None
+    with volume.mounted(JFS, *options, expect_log=late) as mount:
+        root = mount.path / "work"
+        root.mkdir()
+        with writing(root, log, 300, "--sync"):
+            eventually(lambda: acknowledged(log) > 30, 60, "30 steps")
+            os.killpg(s3_server.process.pid, signal.SIGSTOP)
+            try:
+                frozen_at = acknowledged(log)
+                eventually(lambda: acknowledged(log) > frozen_at + 100, 60, "100 steps without the server")
+                eventually(lambda: figure(mount, "staging_block_errors") > 0, 30, "an upload that timed out")
+            finally:
+                os.killpg(s3_server.process.pid, signal.SIGCONT)
+            eventually(lambda: figure(mount, "staging_block_delay_seconds") > 0, 30, "uploads")
+        assert "All staging chunks are flushed" in flush(mount)
+    assert staged(tmp_path / "cache") == []
+    check_everything(volume)
+    with volume.mounted(JFS, "--cache-dir", str(tmp_path / "cold")) as mount:
+        assert losses(mount.path / "work", log) == []
 
 
 def test_a_hanging_store_holds_up_neither_fsync_nor_the_unmount(tmp_path: Path) -> None:
