@@ -155,6 +155,11 @@ class DiskCache:
         fallback = self._fallback
         return None if fallback is None else fallback.get(key, size, offset, length)
 
+    def unanswered(self, key: str) -> None:
+        holder = self._holder(key)
+        if holder is not None:
+            holder.give_up("it does not answer")
+
     def add(self, key: str, data: bytes) -> None:
         home = self.home(key)
         if home is not None:

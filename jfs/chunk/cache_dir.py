@@ -30,6 +30,7 @@ from jfs.object.file import publish
 
 WRITE_QUEUE: Final = 32
 TEND_INTERVAL_S: Final = 1.0
+CLOSE_TIMEOUT_S: Final = 5.0
 EVICT_TO: Final = 0.95
 EVICT_ITEMS_TO: Final = 0.99
 LEFTOVER_AGE_S: Final = 60.0
@@ -159,7 +160,7 @@ class CacheDir:
         except OSError as error:
             if error.errno not in DISK_FAULTS:
                 raise
-            self._give_up(f"open: {error.strerror}")
+            self.give_up(f"open: {error.strerror}")
 
     def _open(self) -> None:
         """Take the folder into use.  Raises OSError."""
@@ -177,12 +178,13 @@ class CacheDir:
             thread.start()
 
     def close(self) -> None:
-        """What is queued is written first."""
+        """What is queued is written first; a disk that hangs is not waited for."""
         self._stop.set()
-        self._to_write.put(None)
+        with contextlib.suppress(queue.Full):
+            self._to_write.put(None, timeout=CLOSE_TIMEOUT_S)
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join()
+                thread.join(CLOSE_TIMEOUT_S)
 
     def wait_written(self) -> None:
         """Return once the queue is empty; for tests and warm-up."""
@@ -305,6 +307,8 @@ class CacheDir:
         self.index.discard(key)
         path = self._raw + key
         self._removed(path)
+        if not self.usable:
+            return
         try:
             os.unlink(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -335,7 +339,7 @@ class CacheDir:
         self._errors += 1
         log.info("cache folder %s: %s: %s", self.folder, what, reason)
         if self._errors >= ERRORS_TO_GIVE_UP:
-            self._give_up(f"{what}: {reason}")
+            self.give_up(f"{what}: {reason}")
 
     def _is_ours(self) -> bool:
         """Give the folder up if it is not there any more, or not the one that it was."""
@@ -344,10 +348,11 @@ class CacheDir:
         except FileNotFoundError:
             mine = False
         if not mine:
-            self._give_up(f"its {LOCK_NAME} file is gone")
+            self.give_up(f"its {LOCK_NAME} file is gone")
         return mine
 
-    def _give_up(self, why: str) -> None:
+    def give_up(self, why: str) -> None:
+        """Take the folder out of use, until it works again."""
         if not self.usable and self._retry_at > 0:  # another thread has done it
             return
         self.usable = False

@@ -18,6 +18,9 @@ class BlockCache(Protocol):
         """A part of the block, verified; may wait for a disk.  None: not cached (or not any more)."""
         ...
 
+    def unanswered(self, key: str) -> None:
+        """A `get` of this block has not come back for long: let no other wait in the same place."""
+
     def holds(self, key: str) -> bool:
         """Whether `get` is worth a try; no waiting."""
         ...
@@ -59,6 +62,9 @@ class MemoryCache:
                 return None
             self._blocks.move_to_end(key)
         return block if length == len(block) else block[offset : offset + length]
+
+    def unanswered(self, key: str) -> None:
+        """Memory always answers."""
 
     def holds(self, key: str) -> bool:
         return key in self._blocks

@@ -31,6 +31,9 @@ INLINE_PUT: Final = 128 << 10
 # A put that took longer (the kernel slows writers down while its disk is busy) sends the next ones to threads for a while.
 SLOW_PUT_S: Final = 0.002
 SLOW_PUT_MEMORY_S: Final = 1.0
+# A cache disk that takes longer for a read does not answer at all: its blocks come from the store.
+CACHE_PATIENCE_S: Final = 10.0
+CACHE_READS: Final = 64
 # Up to this size a read tries the page cache on the loop before it asks a thread.
 INLINE_READ: Final = 256 << 10
 # So many unsynced keys are remembered before the background makes them durable: it bounds memory, not risk.
@@ -76,6 +79,7 @@ class BlockStore:
         self._flights = Flights()
         self._uploads = trio.CapacityLimiter(options.max_uploads)
         self._downloads = trio.CapacityLimiter(options.max_downloads)
+        self._cache_reads = trio.CapacityLimiter(CACHE_READS)
         self._inline_from = 0.0
         self._unsynced: set[str] = set()
         self._many_unsynced = trio.Event()
@@ -159,7 +163,7 @@ class BlockStore:
         cache = self._cache
         if cache is not None:
             if cache.holds(key):
-                cached = await trio.to_thread.run_sync(cache.get, key, size, inside, length, limiter=self._downloads)
+                cached = await self._from_cache(cache, key, size, inside, length)
                 if cached is not None:
                     self._count_hit(length)
                     return cached
@@ -188,6 +192,15 @@ class BlockStore:
         except (OSError, BadObject) as error:  # the store may have it all the same
             log.warning("staged block %s cannot be read: %s", key, error)
             return None
+
+    async def _from_cache(self, cache: BlockCache, key: str, size: int, inside: int, length: int) -> bytes | None:
+        """None: not cached, or on a disk that hangs; the thread that waits for it is left to itself."""
+        with trio.move_on_after(CACHE_PATIENCE_S):
+            return await trio.to_thread.run_sync(
+                cache.get, key, size, inside, length, limiter=self._cache_reads, abandon_on_cancel=True
+            )
+        cache.unanswered(key)
+        return None
 
     async def _load(self, key: str, size: int) -> Buffer:
         """The whole block, kept in the cache."""

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Generator
@@ -289,3 +290,36 @@ def test_warm_cache_is_used_after_a_restart(volume: Volume, tmp_path: Path) -> N
         assert figure(mount, "blockcache_hit_bytes") >= FILES * MIB
         eventually(lambda: figure(mount, "blockcache_blocks") == FILES, 10, "the index to be rebuilt")
         assert figure(mount, "blockcache_bytes") == sum(MIB + number + 4096 for number in range(FILES))
+
+
+def test_disk_hangs(volume: Volume, tmp_path: Path) -> None:
+    """It lies on another volume, whose mount is stopped for a while: readers wait for it once, and never again."""
+    outer = format_volume(PEER, tmp_path / "outer", "outer")
+    with outer.mounted(PEER) as below:
+        disk, image = tmp_path / "disk", below.path / "image"
+        disk.mkdir()
+        subprocess.run(["truncate", "-s", "60M", image], check=True)
+        subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+        subprocess.run(["mount", "-o", "loop,noatime", image, disk], check=True)
+        pids = below.pids()
+        try:
+            with volume.mounted(JFS, *flags(disk), expect_log=["it does not answer"]) as mount:
+                with loaded(mount) as load:
+                    eventually(lambda: len(cached_blocks(disk)) >= FILES, 20, "blocks in the cache")
+                    some_rounds(load)
+                subprocess.run(["sync", "-f", disk], check=True)
+                signal_all(pids, signal.SIGSTOP)
+                drop_caches()
+                with loaded(mount) as load:
+                    some_rounds(load, 3)
+                assert len(warnings(mount)) == 1
+                signal_all(pids, signal.SIGCONT)
+                eventually(lambda: "is used again" in mount.log.read_text(), 40, "the disk in use again")
+        finally:
+            signal_all(pids, signal.SIGCONT)
+            subprocess.run(["umount", disk], check=True)
+
+
+def signal_all(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        os.kill(pid, number)
