@@ -106,6 +106,22 @@ async def test_an_outcome_that_cannot_be_found_out_is_an_error(
     assert failed.value.errno == errno.EIO
 
 
+async def test_commits_at_once_do_not_meet_at_their_markers(tikv_cluster: Cluster) -> None:
+    engine = engine_on(tikv_cluster, "atonce")
+    await run(engine, add, 1)
+
+    async def work(worker: int) -> None:
+        for number in range(20):
+            async with engine.transaction(write=True) as tx:
+                await tx.attr(worker)
+                tx.put_counter(f"{worker}-{number}", 1)
+
+    async with trio.open_nursery() as nursery:
+        for worker in range(16):
+            nursery.start_soon(work, worker)
+    assert len(engine.slots) <= 48
+
+
 async def test_markers_go_with_their_client(tikv_cluster: Cluster) -> None:
     client = await new_volume(engine_on(tikv_cluster, "markers"))
     await make_file(client, b"f")

@@ -14,6 +14,7 @@ import logging
 import os
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from errno import EIO
 from types import TracebackType
@@ -321,7 +322,7 @@ def _too_long(key: bytes) -> FsError:
 class TikvTransaction:
     """The `async with` of one typed transaction."""
 
-    __slots__ = ("_engine", "_keys", "_link", "_reader", "_typed", "_write")
+    __slots__ = ("_began", "_engine", "_keys", "_link", "_reader", "_typed", "_write")
 
     def __init__(self, engine: "TikvEngine", *, write: bool) -> None:
         self._engine = engine
@@ -330,6 +331,7 @@ class TikvTransaction:
     async def __aenter__(self) -> KvTransaction:
         engine = self._engine
         link = self._link = await engine.link()
+        self._began = trio.current_time()
         if self._write:
             self._reader = await link.begin()
         else:
@@ -351,7 +353,7 @@ class TikvTransaction:
 
     async def _commit(self) -> None:
         engine = self._engine
-        slot = engine.slots.pop() if engine.slots else next(engine.more_slots)
+        slot = engine.slot_for(self._began)
         marker = MARKER + _SLOT.pack(engine.identity, slot)
         mark = _MARK.pack(next(engine.marks), int(time.time()))
         try:
@@ -365,7 +367,7 @@ class TikvTransaction:
             if not await self._settle(marker, mark, error):
                 raise meaning from error
         finally:
-            engine.slots.append(slot)
+            engine.slots.append((trio.current_time(), slot))
         engine.answered()
 
     async def _settle(self, marker: bytes, mark: bytes, error: Exception) -> bool:
@@ -397,8 +399,8 @@ class TikvEngine:
     def __init__(self, endpoints: list[str], prefix: bytes, gc_interval_s: float = 0.0) -> None:
         self.prefix = prefix
         self.identity = os.urandom(8)
-        self.slots: list[int] = []
-        """Markers that no commit under way uses."""
+        self.slots: deque[tuple[float, int]] = deque()
+        """Markers that no commit under way uses, and since when."""
         self.more_slots = itertools.count()
         self.marks = itertools.count(1)
         self._endpoints = endpoints
@@ -411,6 +413,12 @@ class TikvEngine:
 
     def transaction(self, *, write: bool) -> TikvTransaction:
         return TikvTransaction(self, write=write)
+
+    def slot_for(self, began: float) -> int:
+        """A marker whose last commit was over before a transaction began at `began`: it must not conflict with that."""
+        if self.slots and self.slots[0][0] < began:
+            return self.slots.popleft()[1]
+        return next(self.more_slots)
 
     # -- the connection
 
