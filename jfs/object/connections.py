@@ -247,9 +247,9 @@ def _exchange(
 
 
 def _proxy_for(scheme: str, host: str) -> tuple[str, int, dict[str, str]] | None:
-    """Host, port and headers of the proxy that the environment names for this server."""
+    """Host, port and headers of the proxy that the environment names for this server; this machine needs none."""
     found = urllib.request.getproxies().get(scheme)
-    if not found or urllib.request.proxy_bypass(host):
+    if not found or urllib.request.proxy_bypass(host) or host in ("localhost", "::1") or host.startswith("127."):
         return None
     parts = urlsplit(found if "://" in found else f"http://{found}")
     if parts.scheme != "http" or not parts.hostname:

@@ -242,11 +242,15 @@ def test_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         assert request.target == "http://s3.example:9000/b/k"
         assert request.headers["proxy-authorization"] == "Basic bWU6cEBzcw=="
         connections.close()
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        direct = Connections(proxy.endpoint)
+        direct = Connections(proxy.endpoint)  # a server on this machine
         ask(direct)
         assert proxy.requests[-1].target == "/b/k"
         direct.close()
+        monkeypatch.setenv("no_proxy", "s3.invalid")
+        bypassing = Connections("http://s3.invalid")
+        with pytest.raises(OSError, match=r"not known|resolution"):
+            ask(bypassing)
+        bypassing.close()
 
 
 def test_tls_goes_through_a_proxy_in_a_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:

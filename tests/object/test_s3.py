@@ -1,8 +1,11 @@
 """The S3 store: on a real server, and on one that answers what no real one would."""
 
 import itertools
+import random
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import parse_qsl
 
 import google_crc32c
 import msgspec
@@ -11,7 +14,7 @@ import pytest
 from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull
 from jfs.object.credentials import key_source
 from jfs.object.s3 import Refused, S3Options, S3Store, clock_difference
-from jfs.object.stores import open_store
+from jfs.object.stores import open_store, volume_part
 from jfs.object.vendors import parse_place
 from tests.object.fake_s3 import FakeS3, Reply, Request, error, listing
 from tests.s3server import S3Server
@@ -421,4 +424,83 @@ def test_refusals_tell_their_code() -> None:
         with pytest.raises(Refused) as raised:
             store.put("k", b"")
         assert (raised.value.status, raised.value.code) == (400, "Strange")
+        store.close()
+
+
+# -- with patience
+
+
+class Moody:
+    """A bucket in memory whose server fails two requests of three, in every way there is."""
+
+    def __init__(self, seed: int) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.dice = random.Random(seed)
+        self.lock = threading.Lock()
+
+    def __call__(self, request: Request) -> Reply | None:
+        with self.lock:
+            mood = self.dice.randrange(12)
+            if mood == 0:
+                return None
+            if mood in (1, 2):
+                return error(self.dice.choice([500, 503]), "SlowDown")
+            reply = self.answer(request)
+        if mood == 3 and reply.body:  # done, and the answer is lost on its way
+            return Reply(reply.status, reply.body[:-1], reply.headers, length=len(reply.body), hang_up=True)
+        if mood == 4:
+            return None
+        if mood == 5:
+            return Reply(502, b"<html>Bad gateway</html>")
+        if mood == 6:
+            return Reply(reply.status, reply.body, {**reply.headers, "connection": "close"}, hang_up=True)
+        if mood == 7 and reply.body:
+            return Reply(reply.status, b"!" + reply.body[1:], reply.headers)
+        return reply
+
+    def answer(self, request: Request) -> Reply:
+        key, _, query = request.target.removeprefix("/b/").partition("?")
+        if request.method == "PUT":
+            self.objects[key] = request.body
+            return Reply()
+        if request.method == "DELETE":
+            self.objects.pop(key, None)
+            return Reply(204)
+        if query:
+            start = dict(parse_qsl(query)).get("start-after", dict(parse_qsl(query)).get("continuation-token", ""))
+            keys = sorted(name for name in self.objects if name > start)
+            return listing(*keys[:3], more=keys[2] if len(keys) > 3 else "")
+        if key not in self.objects:
+            return error(404, "NoSuchKey")
+        data = self.objects[key]
+        return Reply(200, data, {"x-amz-meta-crc32c": str(google_crc32c.value(data))})
+
+
+@pytest.mark.logs("trying again", "does not match its checksum")
+@pytest.mark.parametrize("seed", range(3))
+def test_a_moody_server_costs_patience_only(seed: int) -> None:
+    moody = Moody(seed)
+    with FakeS3(moody) as server:
+        store = volume_part(fake_store(server), "v")
+
+        def work(number: int) -> None:
+            data = bytes([number]) * (10_000 + number)
+            key = f"chunks/{number}"
+            store.put(key, data)
+            for _ in range(3):
+                try:
+                    assert store.get(key) == data
+                    break
+                except BadObject:  # damaged twice in a row
+                    continue
+            if number % 2:
+                store.delete(key)
+                with pytest.raises(ObjectMissing):
+                    store.get(key)
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(work, range(20)))
+        left = sorted(f"chunks/{number}" for number in range(0, 20, 2))
+        assert sorted(moody.objects) == [f"v/{key}" for key in left]
+        assert [info.key for info in store.list()] == left
         store.close()
