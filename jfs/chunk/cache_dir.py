@@ -18,12 +18,13 @@ import stat
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from jfs.chunk import checksum
 from jfs.chunk.cache_index import BLOCK_OVERHEAD, CacheIndex
 from jfs.chunk.eviction import expired, victims
+from jfs.chunk.folders import LOCK_NAME, device_of, lock_id, make_private, walk
 from jfs.chunk.options import ChunkOptions
 from jfs.chunk.stats import CacheCounts
 from jfs.object.file import publish
@@ -42,73 +43,12 @@ LONGEST_PAUSE_S: Final = 1800.0
 REFUSED_S: Final = 30.0
 # Looking for blocks that are too old goes through all of them: not more often than this.
 EXPIRY_INTERVAL_S: Final = 60.0
-LOCK_NAME: Final = ".lock"
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 REFUSED: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
 DISK_FAULTS: Final = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.EUCLEAN, errno.EROFS, *FULL)
 
 log = logging.getLogger(__name__)
-
-
-def make_private(folder: str) -> None:
-    """mkdir -p with mode 0700 for each folder made (`os.makedirs` gives it to the last one only)."""
-    try:
-        os.mkdir(folder, 0o700)
-    except FileExistsError:
-        if not os.path.isdir(folder):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
-    except FileNotFoundError:
-        make_private(os.path.dirname(folder))
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
-
-
-def walk(root: str, folder: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """The files below `root` (with a slash at its end): their paths from there, and what stat(2) says."""
-    try:
-        with os.scandir(root + folder) as entries:
-            found = list(entries)
-    except FileNotFoundError:
-        return
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            yield from walk(root, f"{folder}{entry.name}/")
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                yield folder + entry.name, entry.stat(follow_symlinks=False)
-
-
-def device_of(path: str) -> int:
-    """The device that the path, or the nearest folder above it that is there, lies on."""
-    while True:
-        try:
-            return os.stat(path).st_dev
-        except FileNotFoundError:
-            path = os.path.dirname(path)
-
-
-def lock_id(folder: str, wanted: str | None = None) -> str:
-    """The folder's name on the ring, given to it on first use; by link(2), so that nobody reads half of it.
-
-    A new name is `wanted`, or random.
-    """
-    path = f"{folder}/{LOCK_NAME}"
-    make_private(folder)
-    if not os.path.exists(path):
-        fresh = wanted or str(uuid.uuid4())
-        temp = f"{path}.{uuid.uuid4()}.tmp"
-        try:
-            with open(temp, "x", encoding="ascii") as file:
-                os.fchmod(file.fileno(), 0o666)
-                file.write(fresh)
-            with contextlib.suppress(FileExistsError):
-                os.link(temp, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temp)
-    with open(path, encoding="ascii", errors="replace") as file:
-        return file.read()
 
 
 class CacheDir:

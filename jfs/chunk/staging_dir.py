@@ -16,7 +16,8 @@ from typing import Final
 import msgspec
 
 from jfs.chunk import checksum
-from jfs.chunk.cache_dir import LEFTOVER_AGE_S, CacheDir, make_private, walk
+from jfs.chunk.cache_dir import LEFTOVER_AGE_S, CacheDir
+from jfs.chunk.folders import make_private, walk
 from jfs.chunk.layout import parse_name
 from jfs.errors import BadObject
 from jfs.object.file import FileStore, publish

@@ -14,8 +14,9 @@ import trio
 
 from jfs.chunk import checksum
 from jfs.chunk.cache import DiskCache, open_cache, parse_cache_dirs
-from jfs.chunk.cache_dir import CacheDir, lock_id
+from jfs.chunk.cache_dir import CacheDir
 from jfs.chunk.cache_index import BLOCK_OVERHEAD, block_number
+from jfs.chunk.folders import lock_id
 from jfs.chunk.layout import block_key
 from jfs.chunk.memory_cache import MemoryCache
 from jfs.chunk.options import ChunkOptions
