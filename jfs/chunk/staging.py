@@ -341,8 +341,8 @@ class Staging:
         for key in keys:
             block = self._blocks.get(key)
             if block is None:
-                if not self.scanned:
-                    gone.add(key)  # perhaps it lies there, and is about to be found
+                if not self.scanned or key in self._moving:  # perhaps it lies there
+                    gone.add(key)
                     self._moving.add(key)
                 continue
             await self.wait_upload(block)

@@ -210,6 +210,22 @@ async def test_a_block_removed_before_its_upload_never_reaches_the_store(mounted
     assert mounted.store.keys == mounted.store.deleted == []
 
 
+async def test_a_staged_file_that_cannot_be_removed_goes_with_the_next_try(
+    mounted: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = mounted.open(upload_delay=3600.0)
+    async with Running(blocks):
+        await eventually_async(lambda: blocks.staging is not None and blocks.staging.scanned)
+        await blocks.put(1, 0, pattern(10))
+        with monkeypatch.context() as patch:
+            break_method(patch, "remove", OSError(5, "Input/output error"))
+            with pytest.raises(StoreError, match="Input/output error"):
+                await blocks.remove(1, 10)
+        assert mounted.staged
+        await blocks.remove(1, 10)
+        assert mounted.staged == []
+
+
 async def test_removed_blocks_do_not_pile_up(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jfs.chunk.staging.MOST_VOID", 10)
     blocks = mounted.open(upload_delay=3600.0)
