@@ -4,6 +4,7 @@ A block is one integer that holds the three numbers of its name; its path follow
 time in seconds is all there is.
 """
 
+import functools
 import threading
 from collections.abc import Iterator
 from typing import Final
@@ -20,6 +21,7 @@ _INDEX_MASK: Final = (1 << _INDEX_BITS) - 1
 _ID_SHIFT: Final = _SIZE_BITS + _INDEX_BITS
 
 
+@functools.lru_cache(maxsize=512)  # a read asks twice, and the next one mostly for the same block
 def block_number(key: str) -> int:
     """The block's integer; the key must be a block's."""
     slice_id, index, size = key[key.rfind("/") + 1 :].split("_")
