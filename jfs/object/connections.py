@@ -181,10 +181,11 @@ class Connections:
         """A connection, and whether it was used before."""
         now = time.monotonic()
         while True:
-            try:
-                connection, since = self._idle.pop()
-            except IndexError:
+            with self._lock:
+                last = self._idle.pop() if self._idle else None
+            if last is None:
                 return self._new(timeout), False
+            connection, since = last
             if now - since < IDLE_S and not _readable(connection):
                 return connection, True
             connection.close()
@@ -201,11 +202,18 @@ class Connections:
         return connection
 
     def _give_back(self, connection: _Plain | _Tls) -> None:
+        """Keep it, and let go of those that nobody has needed for a while: the oldest are on the left."""
+        now = time.monotonic()
+        surplus = []
         with self._lock:
+            while self._idle and now - self._idle[0][1] > IDLE_S:
+                surplus.append(self._idle.popleft()[0])
             if not self._closed and len(self._idle) < self._keep:
-                self._idle.append((connection, time.monotonic()))
-                return
-        connection.close()
+                self._idle.append((connection, now))
+            else:
+                surplus.append(connection)
+        for each in surplus:
+            each.close()
 
     def close(self) -> None:
         """Close what is idle; what is in use closes when its request ends."""

@@ -25,6 +25,10 @@ tikv ufile upyun wasb webdav
 """
 
 
+FEWEST_CONNECTIONS: Final = 8
+"""Kept open to each shard."""
+
+
 class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What it takes to open a bucket beside its name.  The timeouts (seconds) bound a request."""
 
@@ -74,7 +78,7 @@ def _open_s3(storage: str, bucket: str, options: StoreOptions) -> ObjectStore:
         place,
         keys,
         S3Options(
-            connections=options.connections,
+            connections=max(options.connections // max(options.shards, 1), FEWEST_CONNECTIONS),
             get_timeout=options.get_timeout,
             put_timeout=options.put_timeout,
             storage_class=options.storage_class,

@@ -3,12 +3,13 @@
 import http.client
 import ssl
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from jfs.errors import UserError
-from jfs.object.connections import Connections, Tls
+from jfs.object.connections import IDLE_S, Connections, Tls
 from tests.object.fake_s3 import FakeS3, Reply, Request, make_certificate
 
 
@@ -65,6 +66,32 @@ def test_no_more_are_kept_than_asked_for_and_none_after_closing() -> None:
         ask(connections)
         ask(connections)
         assert server.connections == 4 + 2 + 2
+
+
+def test_what_nobody_needs_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that is in use again and again stays, the others of a busy minute go."""
+    barrier = threading.Barrier(3)
+
+    def together(request: Request) -> Reply:
+        barrier.wait(10)
+        return Reply(200, b"x")
+
+    with FakeS3(together) as server:
+        connections = Connections(server.endpoint)
+        threads = [threading.Thread(target=ask, args=(connections,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert len(connections._idle) == 3
+        server.answer = echo
+        ask(connections)
+        assert len(connections._idle) == 3
+        later = time.monotonic() + IDLE_S + 1
+        monkeypatch.setattr("jfs.object.connections.time.monotonic", lambda: later)
+        ask(connections)
+        assert len(connections._idle) == 1
+        connections.close()
 
 
 def test_a_kept_connection_that_died_is_replaced() -> None:
