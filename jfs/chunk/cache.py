@@ -50,7 +50,12 @@ def open_cache(options: ChunkOptions) -> BlockCache | None:
     if not options.cache_dirs or options.cache_size <= 0:
         return None
     if options.cache_dirs == ["memory"]:
-        return MemoryCache(options.cache_size)
+        return MemoryCache(
+            options.cache_size,
+            items=options.cache_items,
+            keep=options.cache_eviction == "none",
+            expire=options.cache_expire,
+        )
     return DiskCache(options)
 
 

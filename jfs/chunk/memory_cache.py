@@ -1,7 +1,9 @@
 """Blocks in memory, the longest unused going first: `--cache-dir memory`, and the last block read of a compressed volume."""
 
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Protocol
 
 from jfs.chunk.stats import CacheCounts
@@ -36,18 +38,32 @@ class BlockCache(Protocol):
         ...
 
     def drop_idle(self) -> None:
-        """Close descriptors that nobody used lately.  Only for the loop's thread."""
+        """Now and then: let go of what nobody used lately.  Only for the loop's thread."""
 
     def close(self) -> None:
         """Stop background work and let go of files."""
 
 
 class MemoryCache:
-    """A bounded number of bytes of blocks."""
+    """A bounded number of bytes, and of blocks."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        items: int = 0,
+        keep: bool = False,
+        expire: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`items` and `expire` (seconds unused) of 0: no such limit.  `keep`: what is there stays, and a full cache takes nothing."""
         self._capacity = capacity
+        self._items = items
+        self._keep = keep
+        self._expire = expire
+        self._clock = clock
         self._blocks: OrderedDict[str, bytes] = OrderedDict()
+        self._used_at: dict[str, float] = {}
         self._lock = threading.Lock()
         self._counts = CacheCounts()
         self.used = 0
@@ -61,6 +77,8 @@ class MemoryCache:
             if block is None:
                 return None
             self._blocks.move_to_end(key)
+            if self._expire:
+                self._used_at[key] = self._clock()
         return block if length == len(block) else block[offset : offset + length]
 
     def unanswered(self, key: str) -> None:
@@ -70,17 +88,26 @@ class MemoryCache:
         return key in self._blocks
 
     def add(self, key: str, data: bytes) -> None:
-        if len(data) > self._capacity:
-            return
         with self._lock:
             self._forget(key)
+            if len(data) > self._capacity or (self._keep and self._is_over(len(data), 1)):
+                return
             self._blocks[key] = data
             self.used += len(data)
+            if self._expire:
+                self._used_at[key] = self._clock()
             self._counts.writes += 1
             self._counts.write_bytes += len(data)
-            while self.used > self._capacity:
-                self._counts.evicts += 1
-                self._forget(next(iter(self._blocks)))
+            while self._is_over():
+                self._evict_oldest()
+
+    def _is_over(self, more: int = 0, items: int = 0) -> bool:
+        """Whether the cache holds too much, or would with `more` bytes in so many more `items`."""
+        return self.used + more > self._capacity or 0 < self._items < len(self._blocks) + items
+
+    def _evict_oldest(self) -> None:
+        self._counts.evicts += 1
+        self._forget(next(iter(self._blocks)))
 
     def remove(self, key: str) -> None:
         with self._lock:
@@ -90,15 +117,22 @@ class MemoryCache:
         block = self._blocks.pop(key, None)
         if block is not None:
             self.used -= len(block)
+            self._used_at.pop(key, None)
 
     def counts(self) -> CacheCounts:
         self._counts.blocks, self._counts.bytes = len(self._blocks), self.used
         return self._counts
 
     def drop_idle(self) -> None:
-        """Nothing is open."""
+        """Drop what has expired; nothing is open."""
+        if self._expire:
+            before = self._clock() - self._expire
+            with self._lock:
+                while self._blocks and self._used_at[next(iter(self._blocks))] < before:
+                    self._evict_oldest()
 
     def close(self) -> None:
         with self._lock:
             self._blocks.clear()
+            self._used_at.clear()
             self.used = 0

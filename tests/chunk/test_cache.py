@@ -465,6 +465,28 @@ def test_memory_cache_forgets_the_longest_unused() -> None:
     assert (counts.blocks, counts.bytes, counts.evicts) == (2, 200, 1)
 
 
+def test_limits_of_a_memory_cache() -> None:
+    few = MemoryCache(1000, items=2)
+    kept = MemoryCache(250, keep=True)
+    for cache in (few, kept):
+        for name in ("a", "b", "c"):
+            cache.add(name, bytes(100))
+    assert [few.holds(name) for name in ("a", "b", "c")] == [False, True, True]
+    assert [kept.holds(name) for name in ("a", "b", "c")] == [True, True, False]
+
+
+def test_expiry_in_memory() -> None:
+    now = [0.0]
+    cache = MemoryCache(1000, expire=60, clock=lambda: now[0])
+    cache.add("a", bytes(100))
+    cache.add("b", bytes(100))
+    now[0] = 50
+    assert cache.get("a", 100, 0, 1) == b"\0"
+    now[0] = 100
+    cache.drop_idle()
+    assert (cache.holds("a"), cache.holds("b"), cache.used) == (True, False, 100)
+
+
 async def test_reads_through_a_disk_cache_need_no_thread_when_warm(tmp_path: Path) -> None:
     settings = options(tmp_path)
     cache = DiskCache(settings)
