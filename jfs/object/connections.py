@@ -159,7 +159,7 @@ class Connections:
             connection, kept = self._take(timeout)
             try:
                 if connection.timed is None:
-                    connection.connect()
+                    _connect(connection)
                 assert connection.timed is not None
                 connection.timed.deadline = deadline
                 answer, reusable = _exchange(connection, method, self._target + target, {**headers, **self._more}, body)
@@ -222,6 +222,13 @@ class Connections:
             idle, self._idle = self._idle, collections.deque()
         for connection, _ in idle:
             connection.close()
+
+
+def _connect(connection: _Plain | _Tls) -> None:
+    try:
+        connection.connect()
+    except TimeoutError as error:
+        raise OSError(f"no connection within {connection.timeout:g} s") from error
 
 
 def _readable(connection: _Plain | _Tls) -> bool:

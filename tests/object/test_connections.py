@@ -1,6 +1,7 @@
 """Connections: kept, replaced, timed, encrypted, and through proxies."""
 
 import http.client
+import socket
 import ssl
 import threading
 import time
@@ -179,10 +180,25 @@ def test_the_deadline_covers_all_of_the_answer(kind: str) -> None:
         connections.close()
 
 
+def test_a_server_that_takes_no_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jfs.object.connections.CONNECT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        waiting = []
+        for _ in range(3):  # the kernel drops what comes after a full queue
+            each = socket.socket()
+            each.setblocking(False)
+            each.connect_ex(listener.getsockname())
+            waiting.append(each)
+        connections = Connections(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.raises(OSError, match=r"no connection within 0\.3 s"):
+            ask(connections)
+        connections.close()
+        for each in waiting:
+            each.close()
+
+
 def test_what_a_server_says_before_it_has_read_all_is_heard() -> None:
     """As those do that refuse a put for its keys."""
-    import socket
-
     listener = socket.create_server(("127.0.0.1", 0))
 
     def refuse() -> None:
