@@ -91,10 +91,11 @@ class Mount:
 
 @dataclass(frozen=True)
 class Volume:
-    """A formatted volume: SQLite and a directory of objects, side by side in `folder`."""
+    """A formatted volume: SQLite and a directory of objects, side by side in `folder`; or metadata at another `address`."""
 
     folder: Path
     name: str
+    address: str = ""
 
     @property
     def database(self) -> Path:
@@ -102,7 +103,7 @@ class Volume:
 
     @property
     def url(self) -> str:
-        return f"sqlite3://{self.database}"
+        return self.address or f"sqlite3://{self.database}"
 
     @property
     def store(self) -> Path:
@@ -115,20 +116,25 @@ class Volume:
 
     @contextmanager
     def mounted(
-        self, client: Client, *flags: str, at: Path | None = None, expect_log: Sequence[str] = ()
+        self,
+        client: Client,
+        *flags: str,
+        at: Path | None = None,
+        expect_log: Sequence[str] = (),
+        life: float = MOUNT_LIFE,
     ) -> Generator[Mount, None, None]:
         """Mount the volume for a while; a clean unmount and a clean log are part of it."""
         path = at or self.folder / f"mp-{client.name}"
         with suppress(FileExistsError):  # a dead mount point may be in its place
             path.mkdir()
-        with _mounted(self, client, path, flags, list(expect_log)) as mount:
+        with _mounted(self, client, path, flags, list(expect_log), life) as mount:
             yield mount
 
 
-def format_volume(client: Client, folder: Path, name: str = "vol", *flags: str) -> Volume:
+def format_volume(client: Client, folder: Path, name: str = "vol", *flags: str, address: str = "") -> Volume:
     """A fresh volume in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    volume = Volume(folder, name)
+    volume = Volume(folder, name, address)
     client.run("format", volume.url, name, "--storage", "file", "--bucket", volume.store, *flags)
     return volume
 
@@ -174,7 +180,7 @@ def is_ready(path: Path) -> bool:
 
 @contextmanager
 def _mounted(
-    volume: Volume, client: Client, path: Path, flags: Sequence[str], expect_log: list[str]
+    volume: Volume, client: Client, path: Path, flags: Sequence[str], expect_log: list[str], life_s: float
 ) -> Generator[Mount, None, None]:
     require_fuse()
     log = path.parent / f"{path.name}.{len(list(path.parent.glob('*.log')))}.log"
@@ -188,7 +194,7 @@ def _mounted(
             cwd="/",
         )
     mount = Mount(path, client, process, log, expect_log)
-    life = threading.Timer(MOUNT_LIFE, kill_group, [process])
+    life = threading.Timer(life_s, kill_group, [process])
     life.daemon = True
     life.start()
     try:

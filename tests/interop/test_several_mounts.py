@@ -1,0 +1,142 @@
+"""Several mounts of one volume, of jfs and of the peer, all at work: nothing is lost, and everybody sees the same."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from tests.deadline import eventually
+from tests.interop.conftest import assert_clean
+from tests.interop.crowd import COMMON, Job
+from tests.mounts import JFS, MOUNT_LIFE, PEER, Mount, Volume, format_volume
+from tests.tikv.cluster import Cluster
+from tests.trees import Node, describe, snapshot
+
+PROJECT = Path(__file__).parents[2]
+WORKERS = 6
+
+SECONDS = float(os.environ.get("JFS_CROWD_SECONDS", "15"))
+"""How long the crowds work; minutes for a soak."""
+
+SEED = int(os.environ.get("JFS_CROWD_SEED", "1"))
+
+UNCACHED = ("--attr-cache", "0", "--entry-cache", "0", "--dir-entry-cache", "0")
+NO_SKIP = ("--skip-dir-mtime", "0")
+"""For the peer: within this time it leaves directories' records alone, and so does not see that they are removed."""
+
+
+@contextmanager
+def mounted(volume: Volume, ours: int, theirs: int, *flags: str) -> Generator[list[Mount], None, None]:
+    """The volume on several mounts, those of jfs first."""
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                volume.mounted(
+                    client,
+                    "--enable-xattr",
+                    *flags,
+                    *(NO_SKIP if client is PEER else ()),
+                    at=volume.folder / f"{client.name}-{number}",
+                    life=MOUNT_LIFE + SECONDS,
+                )
+            )
+            for client, count in ((JFS, ours), (PEER, theirs))
+            for number in range(count)
+        ]
+
+
+def crowd(volume: Volume, mounts: list[Mount], *, uncached: bool, trash: bool) -> list[dict[str, dict[str, int | str]]]:
+    """Let the workers work; their reports."""
+    first = mounts[0].path
+    for number in range(3):
+        (first / f"shared/{number}").mkdir(parents=True)
+    for number in range(COMMON):
+        (first / f"count-{number}").write_text(f"{0:020}")
+    ours = [str(mount.path) for mount in mounts if mount.client is JFS]
+    everywhere = [str(mount.path) for mount in mounts]
+    jobs = []
+    for number in range(WORKERS):
+        places = everywhere if uncached else [everywhere[number % len(everywhere)]]
+        report = volume.folder / f"{number}.report"
+        seed = SEED * 100 + number
+        folder = str(volume.folder)
+        jobs.append(Job(f"{number}", seed, SECONDS, places, ours, uncached, trash, folder, str(report)))
+    run_all(volume, jobs)
+    return [json.loads(Path(job.report).read_text()) for job in jobs]
+
+
+def run_all(volume: Volume, jobs: list[Job]) -> None:
+    with ExitStack() as stack:
+        processes = []
+        for job in jobs:
+            described = volume.folder / f"{job.who}.job"
+            described.write_text(json.dumps(asdict(job)))
+            output = stack.enter_context((volume.folder / f"{job.who}.out").open("w"))
+            command = [sys.executable, "-m", "tests.interop.crowd", str(described)]
+            process = subprocess.Popen(command, cwd=PROJECT, stdout=output, stderr=output)
+            stack.callback(process.kill)
+            processes.append(process)
+        codes = [process.wait(SECONDS + 120) for process in processes]
+    failed = [job for job, code in zip(jobs, codes, strict=True) if code]
+    told = "\n".join((volume.folder / f"{job.who}.out").read_text()[-3000:] for job in failed)
+    assert not failed, f"seed {SEED}: {len(failed)} workers failed\n{told}"
+
+
+def check_private(root: Path, reports: list[dict[str, dict[str, int | str]]]) -> None:
+    """Each worker's directory holds what the worker knows, and nothing else."""
+    for number, report in enumerate(reports):
+        seen = {f"own-{number}/{name}": node for name, node in snapshot(root / f"own-{number}").items()}
+        files = {name: node.content for name, node in seen.items() if node.kind == "-"}
+        assert files == report["files"], f"seed {SEED}, worker {number} on {root}"
+
+
+def check_common(root: Path, reports: list[dict[str, dict[str, int | str]]]) -> None:
+    """No line and no count is lost, and each worker's lines are in order."""
+    added = Counter[str]()
+    for report in reports:
+        added.update({name: int(times) for name, times in report["added"].items()})
+    for number in range(COMMON):
+        assert int((root / f"count-{number}").read_text()) == added[f"count-{number}"], f"seed {SEED} on {root}"
+        lines = (root / f"log-{number}").read_text().splitlines()
+        for who, report in enumerate(reports):
+            own = [line for line in lines if line.startswith(f"{who} ")]
+            assert own == [f"{who} {n}" for n in range(int(report["added"].get(f"log-{number}", 0)))], f"seed {SEED}"
+        assert len(lines) == added[f"log-{number}"]
+
+
+def tree(root: Path) -> dict[str, dict[str, Node] | Node]:
+    """What a mount shows, without what the program itself puts into the root."""
+    names = [name for name in os.listdir(root) if not name.startswith(".")]
+    return {name: snapshot(root / name) if (root / name).is_dir() else describe(str(root / name)) for name in names}
+
+
+@pytest.mark.timeout(240 + 3 * SECONDS)
+@pytest.mark.parametrize(
+    ("ours", "theirs", "uncached", "trash"),
+    [
+        pytest.param(3, 0, True, 0, id="three without caches"),
+        pytest.param(2, 1, True, 1, id="two and the peer without caches"),
+        pytest.param(3, 1, False, 0, id="three and the peer"),
+    ],
+)
+def test_a_crowd_at_work(
+    tmp_path: Path, tikv_cluster: Cluster, ours: int, theirs: int, uncached: bool, trash: int
+) -> None:
+    address = tikv_cluster.url(f"crowd-{ours}-{theirs}-{trash}")
+    volume = format_volume(JFS, tmp_path, "crowd", "--trash-days", str(trash), address=address)
+    flags = UNCACHED if uncached else ()
+    with mounted(volume, ours, theirs, *flags) as mounts:
+        reports = crowd(volume, mounts, uncached=uncached, trash=trash > 0)
+        roots = [mount.path for mount in mounts]
+        eventually(lambda: all(tree(root) == tree(roots[0]) for root in roots[1:]), 20, "all mounts show the same tree")
+        for root in roots:
+            check_private(root, reports)
+            check_common(root, reports)
+    assert_clean(volume)
