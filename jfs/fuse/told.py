@@ -38,9 +38,12 @@ class Told:
         self._new[ino] = (attr.length, attr.mtime_ns)
 
     def misled(self, ino: Ino, attr: Attr) -> bool:
-        """Whether the kernel may believe something else about the file; it is taken to be put right at once."""
-        known = self._new.pop(ino, None) or self._old.get(ino)
-        self._old.pop(ino, None)
+        """Whether the kernel may believe something else about the file; then it is to be put right at once."""
+        known = self._new.get(ino) or self._old.get(ino)
         if known is None:
             return time.monotonic() < self._unsure_until
-        return known != (attr.length, attr.mtime_ns)
+        if known == (attr.length, attr.mtime_ns):
+            return False
+        self._new.pop(ino, None)
+        self._old.pop(ino, None)
+        return True

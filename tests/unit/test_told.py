@@ -31,8 +31,8 @@ def test_only_a_file_that_was_told_of_otherwise_misleads(clock: Clock) -> None:
     assert not kernel.misled(7, file(10))
     kernel.note(7, file(10))
     assert not kernel.misled(7, file(10))
-    kernel.note(7, file(10))
-    assert kernel.misled(7, file(11))
+    assert not kernel.misled(7, file(10))
+    assert kernel.misled(7, file(11)), "it still believes what it was told first"
     assert not kernel.misled(7, file(12)), "it was made to forget"
     kernel.note(7, file(10))
     assert kernel.misled(7, file(10, mtime_ns=2))
