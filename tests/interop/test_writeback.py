@@ -8,6 +8,7 @@ from tests.deadline import eventually
 from tests.faults.test_store import drop_caches, noise, write_and_sync
 from tests.faults.test_writeback import STAYS, figure, flush, staged
 from tests.interop.conftest import assert_clean
+from tests.keys import key_file, rsa_key
 from tests.mounts import JFS, PEER, Client, Mount, Volume, format_volume
 
 MIB = 1 << 20
@@ -23,6 +24,15 @@ def all_staged(volume: Volume) -> list[Path]:
     return [path for folder in volume.folder.glob("cache-*") for path in staged(folder)]
 
 
+def format_flags(layout: str, folder: Path, environment: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """What the objects are like; staged files are plain in each case."""
+    if layout != "encrypted":
+        return ("--compress", layout.replace("plain", "none"))
+    environment.setenv("JFS_RSA_PASSPHRASE", "open sesame")
+    key = key_file(folder, rsa_key(), passphrase="open sesame")
+    return ("--encrypt-rsa-key", str(key), "--compress", "lz4", "--hash-prefix")
+
+
 def write_all(mount: Mount) -> None:
     for number, (name, size) in enumerate(SIZES.items()):
         write_and_sync(mount.path / name, noise(number, size))
@@ -33,13 +43,12 @@ def check_all(mount: Mount) -> None:
         assert (mount.path / name).read_bytes() == noise(number, size), name
 
 
-@pytest.mark.parametrize("compression", ["none", "zstd"])
-@pytest.mark.parametrize("folders", [1, 3])
+@pytest.mark.parametrize(("folders", "layout"), [(1, "plain"), (3, "plain"), (1, "zstd"), (3, "encrypted")])
 def test_one_uploads_what_the_other_staged(
-    tmp_path: Path, pair: tuple[Client, Client], folders: int, compression: str
+    tmp_path: Path, pair: tuple[Client, Client], folders: int, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = pair
-    volume = format_volume(first, tmp_path, "staged", "--compress", compression)
+    volume = format_volume(first, tmp_path, "staged", *format_flags(layout, tmp_path, monkeypatch))
     flags = options(volume, folders)
     with volume.mounted(first, *flags, "--upload-delay", "1h", expect_log=[STAYS]) as mount:
         write_all(mount)
