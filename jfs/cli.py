@@ -25,6 +25,7 @@ PROGRAM: Final = "jfs"
 COMMANDS: Final = {
     "format": ("jfs.commands.format", "Format a volume"),
     "config": ("jfs.commands.config", "Show or change the settings of a volume"),
+    "compact": ("jfs.commands.compact", "Rewrite chunks of many slices as one slice"),
     "gc": ("jfs.commands.gc", "Find, and with --delete remove, leaked objects"),
     "fsck": ("jfs.commands.fsck", "Check that the metadata is sound and every block is there"),
     "mount": ("jfs.commands.mount", "Mount a volume"),

@@ -1,6 +1,9 @@
 """The errors that cross layers.  Whoever raises one knows the rule that was broken; nobody below decides how to show it."""
 
 import os
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class FsError(Exception):
@@ -57,7 +60,7 @@ class BadObject(StoreError):
     """An object or block whose bytes are not what its name or checksum promises.  EIO, never wrong bytes."""
 
 
-def first_of(group: BaseExceptionGroup[StoreError]) -> StoreError:
+def first_of(group: BaseExceptionGroup[E]) -> E:
     """One of the failures of several requests made at once: whoever asked for the bytes wants no groups."""
     for error in group.exceptions:
         return first_of(error) if isinstance(error, BaseExceptionGroup) else error

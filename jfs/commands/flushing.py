@@ -6,19 +6,17 @@ A jfs mount is asked to upload at once, whatever its delay and hours, and to sta
 import contextlib
 import errno
 import os
-import struct
 import time
 from collections.abc import Generator
 from typing import Final
 
 from jfs.errors import UserError
 from jfs.units import show_size
-from jfs.vfs.special_files import DRAIN, NAMES
+from jfs.vfs.control import DRAIN, HEADER
+from jfs.vfs.special_files import NAMES
 
 LOOK_S: Final = 0.2
 SHOW_S: Final = 1.0
-
-_HEADER: Final = struct.Struct(">II")
 
 
 @contextlib.contextmanager
@@ -44,7 +42,7 @@ def _ask(path: str, *, on: bool) -> bool:
         return False
     fd = os.open(file, os.O_RDWR)
     try:
-        os.write(fd, _HEADER.pack(DRAIN, 1) + bytes([on]))
+        os.write(fd, HEADER.pack(DRAIN, 1) + bytes([on]))
         answer = os.read(fd, 1)
     finally:
         os.close(fd)

@@ -1,18 +1,21 @@
-"""Background compaction: rewrites chunks of many small slices as one, when there is nothing better to do.
+"""Compaction: rewrites chunks of many small slices as one; in the background when there is nothing better to do.
 
-One chunk at a time, block by block; while requests keep coming it waits, unless the chunk's list of records has grown so
-long that every write and read pays for it.  Then it works as long as it rests.
+In the background one chunk at a time, the longest list first, block by block; while requests keep coming it waits, unless
+the chunk's list of records has grown so long that every write and read pays for it.  Then it works as long as it rests.
+A list that grows all the same makes its writer wait.
+
+The new slice's blocks are durable before its record replaces the old ones: those may have been acknowledged by an fsync.
 """
 
 import errno
 import logging
 from bisect import bisect_right
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from jfs.errors import CorruptRecord, FsError, StoreError
+from jfs.errors import CorruptRecord, FsError, StoreError, first_of
 from jfs.meta.files import CompactionPlan
 from jfs.meta.slices import Segment
 from jfs.meta.types import Ino
@@ -28,7 +31,8 @@ log = logging.getLogger(__name__)
 EVERY: Final = 100
 LONG: Final = 350
 URGENT: Final = 2500
-"""The peer's figures: a write that leaves n records asks for compaction if n%100 is 99 or n exceeds 350."""
+"""The peer's figures: a write that leaves n records asks for compaction if n%100 is 99 or n exceeds 350; from 2500 on it
+waits for it."""
 
 CALM_S: Final = 0.5
 BUSY_REQUESTS: Final = 20
@@ -36,7 +40,7 @@ BUSY_REQUESTS: Final = 20
 
 QUEUE: Final = 10_000
 TURN: Final = 16
-"""So many segments are read before others get their turn."""
+"""So many segments are read before others get their turn, and so many at once where reads wait for a store."""
 
 
 class Compactor:
@@ -50,6 +54,7 @@ class Compactor:
         self._files = files
         self._durability = durability
         self._queue: dict[tuple[Ino, int], int] = {}
+        self._under_way: dict[tuple[Ino, int], trio.Event] = {}
         self._waiting = trio.lowlevel.ParkingLot()
         self._scope: trio.CancelScope | None = None
         self._stopped = False
@@ -83,42 +88,61 @@ class Compactor:
                 while not self._queue:
                     await self._waiting.park()
                 await self._calm()
-                key = next(iter(self._queue))
+                key = max(self._queue, key=self._queue.__getitem__)
                 del self._queue[key]
                 await self.compact(*key)
 
     async def _calm(self) -> None:
-        """Return when the mount is idle or the first chunk's list has become urgent."""
-        while next(iter(self._queue.values())) < URGENT:
+        """Return when the mount is idle or some chunk's list has become urgent."""
+        while max(self._queue.values()) < URGENT:
             before = self.requests
             await trio.sleep(CALM_S)
             if self.requests - before < BUSY_REQUESTS:
                 return
 
-    async def compact(self, ino: Ino, index: int) -> bool:
-        """Compact one chunk if it is worth it; whether it was done."""
+    async def relieve(self, ino: Ino, index: int, count: int) -> None:
+        """A record was committed; if the chunk has too many by now, return when there are fewer."""
+        if count >= URGENT and not self._stopped:
+            self._queue.pop((ino, index), None)
+            await self.compact(ino, index, eager=True)
+
+    async def compact(self, ino: Ino, index: int, *, eager: bool = False) -> bool:
+        """Compact one chunk if it is worth it; whether it was done.  A failure is logged: the old slices are as good."""
+        try:
+            return await self.rewrite(ino, index, eager=eager)
+        except (FsError, StoreError, CorruptRecord, OSError) as error:
+            log.warning("compaction of inode %d chunk %d failed: %s", ino, index, error)
+            return False
+
+    async def rewrite(self, ino: Ino, index: int, *, eager: bool = True) -> bool:
+        """The same with failures raised: FsError, StoreError, CorruptRecord, OSError.  `eager`: without resting."""
+        key = ino, index
+        while key in self._under_way:
+            await self._under_way[key].wait()
+        done = self._under_way[key] = trio.Event()
         try:
             plan = await self._meta.compaction_candidate(ino, index)
             if plan is None:
                 return False
-            new_id = await self._meta.new_slice_id()
-            return await self._rewrite(plan, new_id)
-        except (FsError, StoreError, CorruptRecord) as error:
-            log.warning("compaction of inode %d chunk %d failed: %s", ino, index, error)
-            return False
+            return await self._rewrite(plan, await self._meta.new_slice_id(), eager=eager)
+        finally:
+            del self._under_way[key]
+            done.set()
 
-    async def _rewrite(self, plan: CompactionPlan, new_id: int) -> bool:
+    async def _rewrite(self, plan: CompactionPlan, new_id: int, *, eager: bool) -> bool:
         committed = False
         try:
-            await self._copy(plan, new_id)
+            await self._copy(plan, new_id, eager=eager)
+            await self._durability.sync()
             async with self._durability:
-                dead = await self._meta.commit_compaction(plan, new_id)
-            committed = True
-        except FsError as error:
-            if error.errno != errno.EINVAL:
-                committed = True  # perhaps: its blocks are gc's to judge
-                raise
-            return False  # the chunk has changed meanwhile
+                committed = True  # perhaps, until the answer is there: without it the blocks are gc's to judge
+                try:
+                    dead = await self._meta.commit_compaction(plan, new_id)
+                except FsError as error:
+                    committed = error.errno != errno.EINVAL
+                    if committed:
+                        raise
+                    return False  # the chunk has changed meanwhile
         finally:
             if not committed:
                 with trio.CancelScope(shield=True):
@@ -130,7 +154,7 @@ class Compactor:
             self._meta.deleted.put(ref)
         return True
 
-    async def _copy(self, plan: CompactionPlan, new_id: int) -> None:
+    async def _copy(self, plan: CompactionPlan, new_id: int, *, eager: bool) -> None:
         """Put the new slice's blocks."""
         block_size = self._blocks.options.block_size
         for number, start in enumerate(range(plan.pos, plan.pos + plan.size, block_size)):
@@ -138,24 +162,43 @@ class Compactor:
             requests, began = self.requests, trio.current_time()
             data = await self._gather(plan.segments, start, end)
             await self._blocks.put(new_id, number, data, stage=False)
-            await trio.sleep(trio.current_time() - began if self.requests != requests else 0)
+            busy = not eager and self.requests != requests
+            await trio.sleep(trio.current_time() - began if busy else 0)
 
     async def _gather(self, segments: list[Segment], start: int, end: int) -> bytearray:
         """The bytes of chunk positions [start, end)."""
         block = bytearray(end - start)
         at = bisect_right(segments, start, key=_end)
-        for number, segment in enumerate(islice(segments, at, None), 1):
-            if segment.pos >= end:
-                break
-            first, last = max(segment.pos, start), min(segment.pos + segment.length, end)
-            if segment.id:
-                offset = segment.offset + first - segment.pos
-                block[first - start : last - start] = await self._blocks.read(
-                    segment.id, segment.size, offset, last - first
-                )
-            if number % TURN == 0:
-                await trio.lowlevel.checkpoint()  # reads that are answered at once give nobody else a turn
+        wanted = list(takewhile(lambda segment: segment.pos < end, islice(segments, at, None)))
+        for first in range(0, len(wanted), TURN):
+            await self._fill(block, start, wanted[first : first + TURN])
+            await trio.lowlevel.checkpoint()  # reads that are answered at once give nobody else a turn
         return block
+
+    async def _fill(self, block: bytearray, start: int, segments: list[Segment]) -> None:
+        """Copy what segments say about a block that begins at `start`, together where they have to be waited for."""
+
+        async def fetch(first: int, last: int, segment: Segment, offset: int) -> None:
+            block[first:last] = await self._blocks.read(segment.id, segment.size, offset, last - first)
+
+        waiting: list[tuple[int, int, Segment, int]] = []
+        for segment in segments:
+            first = max(segment.pos - start, 0)
+            last = min(_end(segment) - start, len(block))
+            if not segment.id:
+                continue
+            offset = segment.offset + start + first - segment.pos
+            data = self._blocks.read_now(segment.id, segment.size, offset, last - first)
+            if data is None:
+                waiting.append((first, last, segment, offset))
+            else:
+                block[first:last] = data
+        try:
+            async with trio.open_nursery() as nursery:
+                for piece in waiting:
+                    nursery.start_soon(fetch, *piece)
+        except* StoreError as group:
+            raise first_of(group) from None
 
 
 def _end(segment: Segment) -> int:

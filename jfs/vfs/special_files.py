@@ -6,7 +6,6 @@ called `.jfs.control` and so on; with `hidden` they are not listed, and still re
 
 import errno
 import os
-import struct
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +15,7 @@ from jfs.errors import FsError
 from jfs.meta.access import folder_attr
 from jfs.meta.types import ROOT_INO, TRASH_INO, TYPE_FILE, Attr, Cred, Entry, Ino
 from jfs.vfs.access_log import AccessLogReader
+from jfs.vfs.control import ControlHandle
 from jfs.vfs.stats import stats_text
 
 if TYPE_CHECKING:
@@ -29,11 +29,6 @@ CONFIG_INO: Final = 0x7FFFFFFF00000004
 
 NAMES: Final = {"accesslog": ACCESS_LOG_INO, "control": CONTROL_INO, "stats": STATS_INO, "config": CONFIG_INO}
 MODES: Final = {ACCESS_LOG_INO: 0o400, CONTROL_INO: 0o666, STATS_INO: 0o444, CONFIG_INO: 0o400}
-
-DRAIN: Final = 0x6A660001
-"""Command of jfs alone: upload staged blocks at once, and stage no more (`umount --flush`)."""
-
-_HEADER: Final = struct.Struct(">II")
 
 
 def is_special(ino: Ino) -> bool:
@@ -146,49 +141,3 @@ class TextHandle:
 
     def close(self) -> None:
         self._text = b""
-
-
-class ControlHandle:
-    """The command channel: u32 command, u32 length of the body, body; the answer ends with one byte, an errno.
-
-    `DRAIN` is known, with a byte that turns it on or off; every other command is answered with EINVAL.
-    """
-
-    writable = True
-
-    def __init__(self, vfs: "Vfs", *, privileged: bool) -> None:
-        self._vfs = vfs
-        self._privileged = privileged
-        self._request = b""
-        self._answer = b""
-
-    async def read(self, offset: int, size: int) -> bytes:
-        """The next bytes of the answer, whatever the offset; none: not yet."""
-        data = self._answer[:size]
-        self._answer = self._answer[size:]
-        return data
-
-    async def write(self, offset: int, data: bytes | memoryview) -> int:
-        self._request += bytes(data)
-        while len(self._request) >= _HEADER.size:
-            command, length = _HEADER.unpack_from(self._request)
-            if len(self._request) < _HEADER.size + length:
-                break
-            body = self._request[_HEADER.size : _HEADER.size + length]
-            self._request = self._request[_HEADER.size + length :]
-            self._answer += bytes([self._carry_out(command, body)])
-        return len(data)
-
-    def _carry_out(self, command: int, body: bytes) -> int:
-        """The errno that answers."""
-        if command != DRAIN or len(body) != 1:
-            return errno.EINVAL
-        if not self._privileged:
-            return errno.EPERM
-        staging = self._vfs.blocks.staging
-        if staging is not None:
-            staging.drain(on=body != b"\0")
-        return 0
-
-    def close(self) -> None:
-        self._request = self._answer = b""

@@ -9,7 +9,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, TypeVarTuple
 
 import msgspec
 import trio
@@ -34,6 +34,8 @@ from jfs.vfs.special_files import SpecialFiles, is_special
 from jfs.vfs.writer import WriteContext
 
 log = logging.getLogger(__name__)
+
+Ts = TypeVarTuple("Ts")
 
 TICK_S: Final = 0.5
 RESTART_S: Final = 1.0
@@ -84,6 +86,7 @@ class Vfs:
         )
         if options.compact and not meta.options.read_only:
             self.writes.on_records = self.compactor.after_write
+            self.writes.relieve = self.compactor.relieve
             self.reader.on_records = self.compactor.after_read
         self.requests: Counter[str] = Counter()
         """How many of each kind came in."""
@@ -105,6 +108,12 @@ class Vfs:
                     nursery.start_soon(_keep_running, self.compactor.run)
                 task_status.started()
                 await trio.sleep_forever()
+
+    def start_soon(self, work: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> None:
+        """Work that nobody waits for; it must not raise."""
+        if self.writes.nursery is None:
+            raise RuntimeError("the mount's background is not running")
+        self.writes.nursery.start_soon(work, *args)
 
     async def close(self) -> None:
         """Flush every file, make all of it durable, end the session, stop `run`."""

@@ -14,7 +14,7 @@ reported on every handle once, by its next fsync, flush or write.
 
 import errno
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -61,6 +61,8 @@ class WriteContext:
         self.nursery: trio.Nursery | None = None
         self.on_records: Callable[[Ino, int, int], None] = _ignore
         """(inode, chunk, records in it) after each commit."""
+        self.relieve: Callable[[Ino, int, int], Awaitable[None]] = _nobody_waits
+        """The same; returns when the chunk has few enough records for another."""
         self.dirty: set[FileWriter] = set()
         pool.relieve = self.seal_all
 
@@ -440,6 +442,7 @@ class FileWriter:
             raise FsError(errno.EIO) from error
         file.committed(written.attr, piece.index)
         context.on_records(file.ino, piece.index, written.records)
+        await context.relieve(file.ino, piece.index, written.records)
 
     async def _remove_blocks(self, piece: DirtySlice) -> None:
         try:
@@ -476,4 +479,8 @@ class FileWriter:
 
 
 def _ignore(ino: Ino, index: int, records: int) -> None:
+    """Nobody compacts."""
+
+
+async def _nobody_waits(ino: Ino, index: int, records: int) -> None:
     """Nobody compacts."""

@@ -1,0 +1,145 @@
+"""`compact`: either program's command on either program's mount, and what nobody may lose by it."""
+
+import os
+import random
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.interop.conftest import assert_clean
+from tests.interop.several import several_mounts
+from tests.mounts import JFS, PEER, Client, Mount, Volume, format_volume
+from tests.tikv.cluster import Cluster
+from tests.tikv.fixtures import fresh_address
+
+PAGE = 4096
+PAGES = 64
+
+
+def pieces(path: Path, count: int) -> bytes:
+    """A file of so many slices, some hidden by later ones."""
+    content = bytearray()
+    with path.open("wb", buffering=0) as file:
+        for number in range(count):
+            data = b"%05d," % number * 20
+            file.seek(number * 100)
+            file.write(data)
+            os.fsync(file.fileno())
+            content[number * 100 :] = data
+    return bytes(content)
+
+
+def slice_objects(volume: Volume) -> int:
+    return len(volume.objects)
+
+
+@pytest.mark.parametrize("commander", [JFS, PEER], ids=lambda client: client.name)
+@pytest.mark.parametrize("server", [JFS, PEER], ids=lambda client: client.name)
+def test_either_command_on_either_mount(tmp_path: Path, commander: Client, server: Client) -> None:
+    volume = format_volume(PEER, tmp_path, "vol", "--trash-days", "0")
+    with volume.mounted(server) as mount:
+        (mount.path / "d/e").mkdir(parents=True)
+        files = [mount.path / "d/one", mount.path / "d/e/two", mount.path / "other"]
+        # The peer's own triggers would compact what is read; four records are below them.
+        contents = [pieces(path, 4) for path in files]
+        assert slice_objects(volume) == 12
+        done = commander.run("compact", files[0], "--threads", "2")
+        assert f'compact [{files[0].stat().st_ino}:"{files[0]}"] success.' in done.stderr
+        eventually_objects(volume, 9)
+        done = commander.run("compact", mount.path / "d", mount.path / "other")
+        assert done.stderr.count("success.") == 2
+        eventually_objects(volume, 3)
+        assert [path.read_bytes() for path in files] == contents
+    assert_clean(volume)
+
+
+def eventually_objects(volume: Volume, count: int) -> None:
+    from tests.deadline import eventually
+
+    eventually(lambda: slice_objects(volume) == count, 10, f"{count} objects")
+
+
+def test_what_trash_keeps(tmp_path: Path) -> None:
+    volume = format_volume(JFS, tmp_path, "vol", "--trash-days", "1")
+    with volume.mounted(JFS) as mount:
+        content = pieces(mount.path / "f", 4)
+        JFS.run("compact", mount.path / "f")
+        assert (mount.path / "f").read_bytes() == content
+    assert slice_objects(volume) == 5
+    assert_clean(volume)
+
+
+def test_what_cannot_be_compacted(tmp_path: Path) -> None:
+    volume = format_volume(JFS, tmp_path, "vol")
+    with volume.mounted(JFS, expect_log=["compacting"]) as mount:
+        (mount.path / "f").write_bytes(b"whole")
+        os.mkfifo(mount.path / "fifo")
+        JFS.run("compact", mount.path / "f", mount.path / "fifo", mount.path)
+        refused = JFS.run("compact", tmp_path, mount.path / "f", mount.path / "none", ok=False)
+        assert refused.returncode == 1
+        assert f"{tmp_path} is not in a mounted volume" in refused.stderr
+        assert f"{mount.path}/none: No such file or directory" in refused.stderr
+        assert "success" in refused.stderr
+        assert JFS.run("compact", "-p", "0", mount.path, ok=False).returncode == 1
+    with volume.mounted(JFS, "--read-only") as mount:
+        refused = JFS.run("compact", mount.path, ok=False)
+        assert refused.returncode == 1
+        assert "Read-only file system" in refused.stderr
+
+
+class Writers:
+    """Each writes pages of its own of one file, over and over, from its own mount."""
+
+    def __init__(self, mounts: list[Mount], rounds: int) -> None:
+        self.mounts = mounts
+        self.rounds = rounds
+        self.pages = [bytes([0]) * PAGE for _ in range(PAGES)]
+        self.failures: list[BaseException] = []
+
+    def write(self, number: int) -> None:
+        rng = random.Random(number)
+        try:
+            fd = os.open(self.mounts[number].path / "f", os.O_WRONLY)
+            try:
+                for turn in range(self.rounds):
+                    at = rng.randrange(PAGES // len(self.mounts)) * len(self.mounts) + number
+                    self.pages[at] = bytes([turn % 251 + 1]) * PAGE
+                    os.pwrite(fd, self.pages[at], at * PAGE)
+                    if turn % 2:
+                        os.fsync(fd)
+            finally:
+                os.close(fd)
+        except BaseException as error:
+            self.failures.append(error)
+
+    def run(self) -> list[threading.Thread]:
+        threads = [threading.Thread(target=self.write, args=(number,)) for number in range(len(self.mounts))]
+        for thread in threads:
+            thread.start()
+        return threads
+
+
+@pytest.mark.parametrize("peers", [0, 1], ids=["two jfs", "jfs and juicefs"])
+@pytest.mark.parametrize("days", ["0", "1"], ids=["no trash", "trash"])
+def test_writers_on_several_mounts_beside_compaction(
+    tmp_path: Path, tikv_cluster: Cluster, peers: int, days: str
+) -> None:
+    volume = format_volume(JFS, tmp_path, "vol", "--trash-days", days, address=fresh_address(tikv_cluster))
+    with several_mounts(volume, 2 - peers, peers) as mounts:
+        (mounts[0].path / "f").write_bytes(bytes(PAGE) * PAGES)
+        writers = Writers(mounts, 150)
+        threads = writers.run()
+        compactions = 0
+        while any(thread.is_alive() for thread in threads):
+            mount = mounts[compactions % len(mounts)]
+            mount.client.run("compact", mount.path / "f")
+            compactions += 1
+        for thread in threads:
+            thread.join()
+        assert not writers.failures
+        assert compactions > 2
+        for mount in mounts:
+            with (mount.path / "f").open("rb") as file:
+                assert file.read() == b"".join(writers.pages), mount.path
+    assert_clean(volume)
