@@ -11,11 +11,12 @@ import trio
 
 from tests.deadline import eventually, eventually_async
 from tests.s3server import S3Server, start_s3_server
-from tests.tikv.fixtures import pytest_runtest_makereport, restored_tikv_cluster, tikv_cluster
+from tests.tikv.fixtures import new_address, pytest_runtest_makereport, restored_tikv_cluster, tikv_cluster
 
 __all__ = [
     "eventually",
     "eventually_async",
+    "new_address",
     "pytest_runtest_makereport",
     "restored_tikv_cluster",
     "tikv_cluster",

@@ -5,8 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,8 +14,10 @@ import pytest
 from tests.deadline import eventually
 from tests.interop.conftest import assert_clean
 from tests.interop.crowd import COMMON, Job
-from tests.mounts import JFS, MOUNT_LIFE, PEER, Mount, Volume, format_volume
+from tests.interop.several import UNCACHED, several_mounts
+from tests.mounts import JFS, MOUNT_LIFE, Mount, Volume, format_volume
 from tests.tikv.cluster import Cluster
+from tests.tikv.fixtures import fresh_address
 from tests.trees import Node, describe, snapshot
 
 PROJECT = Path(__file__).parents[2]
@@ -26,30 +27,6 @@ SECONDS = float(os.environ.get("JFS_CROWD_SECONDS", "15"))
 """How long the crowds work; minutes for a soak."""
 
 SEED = int(os.environ.get("JFS_CROWD_SEED", "1"))
-
-UNCACHED = ("--attr-cache", "0", "--entry-cache", "0", "--dir-entry-cache", "0")
-NO_SKIP = ("--skip-dir-mtime", "0")
-"""For the peer: within this time it leaves directories' records alone, and so does not see that they are removed."""
-
-
-@contextmanager
-def mounted(volume: Volume, ours: int, theirs: int, *flags: str) -> Generator[list[Mount], None, None]:
-    """The volume on several mounts, those of jfs first."""
-    with ExitStack() as stack:
-        yield [
-            stack.enter_context(
-                volume.mounted(
-                    client,
-                    "--enable-xattr",
-                    *flags,
-                    *(NO_SKIP if client is PEER else ()),
-                    at=volume.folder / f"{client.name}-{number}",
-                    life=MOUNT_LIFE + SECONDS,
-                )
-            )
-            for client, count in ((JFS, ours), (PEER, theirs))
-            for number in range(count)
-        ]
 
 
 def crowd(volume: Volume, mounts: list[Mount], *, uncached: bool, trash: bool) -> list[dict[str, dict[str, int | str]]]:
@@ -129,10 +106,10 @@ def tree(root: Path) -> dict[str, dict[str, Node] | Node]:
 def test_a_crowd_at_work(
     tmp_path: Path, tikv_cluster: Cluster, ours: int, theirs: int, uncached: bool, trash: int
 ) -> None:
-    address = tikv_cluster.url(f"crowd-{ours}-{theirs}-{trash}")
+    address = fresh_address(tikv_cluster)
     volume = format_volume(JFS, tmp_path, "crowd", "--trash-days", str(trash), address=address)
     flags = UNCACHED if uncached else ()
-    with mounted(volume, ours, theirs, *flags) as mounts:
+    with several_mounts(volume, ours, theirs, *flags, life=MOUNT_LIFE + SECONDS) as mounts:
         reports = crowd(volume, mounts, uncached=uncached, trash=trash > 0)
         roots = [mount.path for mount in mounts]
         eventually(lambda: all(tree(root) == tree(roots[0]) for root in roots[1:]), 20, "all mounts show the same tree")

@@ -1,12 +1,14 @@
 """The cluster that the tests share: started for the first test that asks for it, found well by each."""
 
-from collections.abc import Generator
+import itertools
+from collections.abc import Callable, Generator
 
 import pytest
 
 from tests.tikv.cluster import Cluster
 
 _shared: list[Cluster] = []
+_volumes = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +18,20 @@ def tikv_cluster() -> Generator[Cluster, None, None]:
         _shared.append(cluster)
         yield cluster
         _shared.remove(cluster)
+
+
+def fresh_address(cluster: Cluster) -> str:
+    """The meta URL of a volume that nobody else uses."""
+    return cluster.url(f"volume-{next(_volumes)}")
+
+
+@pytest.fixture(params=["sqlite3", "tikv"])
+def new_address(request: pytest.FixtureRequest) -> Callable[[], str]:
+    """Where volumes of the test keep their metadata: "" for a database of their own, or a place in the cluster."""
+    if request.param == "sqlite3":
+        return lambda: ""
+    cluster = request.getfixturevalue("tikv_cluster")
+    return lambda: fresh_address(cluster)
 
 
 @pytest.fixture(autouse=True)
