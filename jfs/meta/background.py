@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from jfs.errors import CorruptRecord, FsError, UserError
-from jfs.meta import jobs
+from jfs.meta import fingerprints, jobs
 from jfs.meta.run import read
 from jfs.meta.settings import Settings
 from jfs.meta.transaction import Transaction
@@ -57,6 +57,7 @@ async def heartbeat(client: "MetaClient") -> None:
     if not client.options.read_only:
         await client.refresh_session()
     await follow_settings(client)
+    await follow_fingerprints(client)
     await client.load_usage()
     if client.options.read_only or not client.options.bgjob:
         return
@@ -85,3 +86,15 @@ async def follow_settings(client: "MetaClient") -> None:
         client.fatal(f"the volume was formatted again: UUID {client.settings.uuid} became {settings.uuid}")
         return
     client.take_settings(settings, text)
+
+
+async def follow_fingerprints(client: "MetaClient") -> None:
+    """Fingerprints may have been turned on or off."""
+    try:
+        kept = await read(client.engine, fingerprints.kept)
+    except UserError as error:
+        client.fatal(str(error))
+        return
+    if kept != client.fingerprinting:
+        log.info("fingerprints of blocks were turned %s", "on" if kept else "off")
+        client.fingerprinting = kept

@@ -9,7 +9,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Final, TypeVar, TypeVarTuple, cast
 
@@ -18,7 +18,7 @@ import trio
 
 import jfs
 from jfs.errors import FsError, UserError
-from jfs.meta import background, files, inodes, jobs, namespace, sessions, trash, volume_format, xattrs
+from jfs.meta import background, files, fingerprints, inodes, jobs, namespace, sessions, trash, volume_format, xattrs
 from jfs.meta.access import X, permitted
 from jfs.meta.files import CompactionPlan, Written
 from jfs.meta.ids import Ids
@@ -96,6 +96,8 @@ class MetaClient:
         self.options = options
         self.settings = settings
         self.settings_text = settings.text()
+        self.fingerprinting = False
+        """Whether new slices get fingerprints, and those of others are worth a look."""
         self.now_ns = now_ns
         self.sid = 0
         self.root: Ino = ROOT_INO
@@ -125,6 +127,7 @@ class MetaClient:
         settings = Settings.parse(text)
         client = cls(engine, options or ClientOptions(), settings, now_ns=now_ns)
         client.settings_text = text
+        client.fingerprinting = await read(engine, fingerprints.kept)
         if not client.options.read_only:
             if settings.change_log:
                 raise UserError("this volume has its change log on, which jfs does not write yet: use --read-only")
@@ -506,16 +509,26 @@ class MetaClient:
     async def write_slice(self, ino: Ino, index: int, record: Slice, mtime_ns: int) -> Written:
         return await self.grow(files.write_slice, ino, index, record, mtime_ns, self.now_ns())
 
-    async def write_slices(self, ino: Ino, index: int, records: Sequence[Slice], mtime_ns: int) -> Written:
-        return await self.grow(files.write_slices, ino, index, records, mtime_ns, self.now_ns(), turn=(ino,))
+    async def write_slices(
+        self, ino: Ino, index: int, records: Sequence[Slice], mtime_ns: int, fingerprint: bytes = b""
+    ) -> Written:
+        now_ns = self.now_ns()
+        return await self.grow(files.write_slices, ino, index, records, mtime_ns, now_ns, fingerprint, turn=(ino,))
+
+    async def fingerprints(self, refs: Collection[SliceRef]) -> dict[int, bytes]:
+        """What is kept of these slices' blocks, by slice id.  Nothing is asked where the volume keeps none."""
+        if not self.fingerprinting or not refs:
+            return {}
+        found = await read(self.engine, fingerprints.of_slices, refs, self.settings.block_size << 10)
+        return {ref.id: value for ref, value in found.items()}
 
     async def compaction_candidate(self, ino: Ino, index: int) -> CompactionPlan | None:
         return await read(self.engine, files.compaction_candidate, ino, index)
 
-    async def commit_compaction(self, plan: CompactionPlan, slice_id: int) -> list[SliceRef]:
+    async def commit_compaction(self, plan: CompactionPlan, slice_id: int, fingerprint: bytes = b"") -> list[SliceRef]:
         """The slices that are dead now.  EINVAL: the chunk has changed, the new slice's blocks are to be removed."""
         operation = partial(files.commit_compaction, delay=self.settings.trash_days > 0)
-        return await self.write(operation, plan, slice_id, self.now_ns())
+        return await self.write(operation, plan, slice_id, self.now_ns(), fingerprint)
 
     # -- data to remove
 
@@ -532,7 +545,7 @@ class MetaClient:
 
     async def forget_slice(self, ref: SliceRef) -> None:
         """The blocks of a dead slice have been removed."""
-        await self.write(files.forget_slice, ref)
+        await self.write(partial(files.forget_slice, fingerprinted=self.fingerprinting), ref)
 
     # -- durability
 

@@ -93,9 +93,17 @@ async def write_slice(tx: Transaction, ino: Ino, index: int, record: Slice, mtim
 
 
 async def write_slices(
-    tx: Transaction, ino: Ino, index: int, records: Sequence[Slice], mtime_ns: int, now_ns: int
+    tx: Transaction,
+    ino: Ino,
+    index: int,
+    records: Sequence[Slice],
+    mtime_ns: int,
+    now_ns: int,
+    fingerprint: bytes = b"",
 ) -> Written:
     """Append records of new slices to a chunk and let the file grow by them.  Raises ENOENT, EPERM for what is no file.
+
+    With a `fingerprint` all records are of the one slice that it belongs to.
 
     Records that are there already are dropped: the commit that wrote them succeeded although its answer was lost.
     """
@@ -123,6 +131,8 @@ async def write_slices(
         tx.new_slice(ref)
         if times > 1:
             await tx.add_slice_references(ref, times - 1)
+        if fingerprint:
+            tx.put_fingerprint(ref, fingerprint)
     return Written(attr, count)
 
 
@@ -202,7 +212,7 @@ async def compaction_candidate(tx: Transaction, ino: Ino, index: int) -> Compact
 
 
 async def commit_compaction(
-    tx: Transaction, plan: CompactionPlan, slice_id: int, now_ns: int, *, delay: bool
+    tx: Transaction, plan: CompactionPlan, slice_id: int, now_ns: int, fingerprint: bytes = b"", *, delay: bool
 ) -> list[SliceRef]:
     """Put slice `slice_id` in the place of the plan's records; the slices that nothing refers to any more.
 
@@ -220,6 +230,8 @@ async def commit_compaction(
 
     tx.put_slices(plan.ino, plan.index, merged + records[len(plan.records) :])
     tx.new_slice(ref)
+    if fingerprint:
+        tx.put_fingerprint(ref, fingerprint)
     replaced = [SliceRef(record.id, record.size) for record in old if record.id]
     if not delay:
         return await drop_references(tx, replaced)
@@ -275,10 +287,12 @@ async def forget_deleted_file(tx: Transaction, deleted: DeletedFile) -> None:
     tx.forget_deleted_file(deleted)
 
 
-async def forget_slice(tx: Transaction, ref: SliceRef) -> None:
-    """The slice's blocks are removed; its count goes too, unless it has come to life again."""
+async def forget_slice(tx: Transaction, ref: SliceRef, *, fingerprinted: bool = False) -> None:
+    """The slice's blocks are removed; its count goes too, unless it has come to life again, and its fingerprint."""
     if await tx.slice_references(ref) <= 0:
         tx.forget_slice(ref)
+        if fingerprinted:
+            tx.delete_fingerprint(ref)
 
 
 async def expire_delayed(tx: Transaction, delayed: DelayedSlices) -> list[SliceRef]:

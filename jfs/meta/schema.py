@@ -27,6 +27,8 @@ from jfs.meta.types import (
 
 NS: Final = 1_000_000_000
 SETTING: Final = b"setting"
+FINGERPRINTING: Final = b"B"
+"""The kind of fingerprints that new slices get; the peer has no key that starts with this letter."""
 SUSTAINED: Final = b"\x01"
 NAME_GUARDS: Final = 16
 """How many valueless keys a directory has to guard its names by."""
@@ -151,6 +153,10 @@ def slice_key(ref: SliceRef) -> bytes:
     return _SLICE_KEY.pack(b"K", ref.id, ref.size)
 
 
+def fingerprint_key(ref: SliceRef) -> bytes:
+    return _SLICE_KEY.pack(b"B", ref.id, ref.size)
+
+
 def delayed_key(when: int, slice_id: int) -> bytes:
     return _DELAYED_KEY.pack(b"L", when, slice_id)
 
@@ -220,6 +226,7 @@ _PREFIXES: Final[Sequence[tuple[bytes, str, str]]] = (
     (b"F", "flock", "<Q"),
     (b"P", "plock", "<Q"),
     (b"K", "slice", ">QI"),
+    (b"B", "fingerprint", ">QI"),
     (b"L", "delayed", ">QQ"),
     (b"SE", "session expiry", ">Q"),
     (b"SI", "session info", ">Q"),
@@ -260,6 +267,8 @@ def parse_key(key: bytes) -> tuple[str, tuple[Any, ...]]:
     """A key's kind, and the arguments that make it; ValueError for a key that the format does not have."""
     if key == SETTING:
         return "setting", ()
+    if key == FINGERPRINTING:
+        return "fingerprinting", ()
     if key[:1] == b"C":
         return "counter", (key[1:].decode(),)
     if key[:1] == b"A" and len(key) >= 10:

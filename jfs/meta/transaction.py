@@ -10,7 +10,7 @@ cannot be decoded raises `CorruptRecord` naming its key.  Objects returned by re
 `Attr` and put it back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -175,6 +175,26 @@ class Transaction(Protocol):
     def put_delayed_slices(self, delayed: DelayedSlices) -> None: ...
 
     def delete_delayed_slices(self, delayed: DelayedSlices) -> None: ...
+
+    # -- fingerprints of slices' blocks: records of jfs alone, which the peer neither reads nor removes
+
+    async def fingerprinting(self) -> bytes | None:
+        """The kind of fingerprints that new slices get; None: none."""
+        ...
+
+    def put_fingerprinting(self, kind: bytes | None) -> None: ...
+
+    async def fingerprints(self, refs: Collection[SliceRef]) -> dict[SliceRef, bytes]:
+        """Those that are there: 16 bytes for each block, one after the other."""
+        ...
+
+    def put_fingerprint(self, ref: SliceRef, value: bytes) -> None: ...
+
+    def delete_fingerprint(self, ref: SliceRef) -> None: ...
+
+    async def all_fingerprints(self, cursor: bytes | None, limit: int) -> tuple[list[SliceRef], bytes | None]:
+        """A page of the slices that have some, and the next cursor."""
+        ...
 
     # -- files whose data is still to be removed
 

@@ -441,6 +441,42 @@ async def test_dead_slices_are_limited(engine: Engine) -> None:
         assert len(await tx.dead_slices(3)) == 3
 
 
+async def test_fingerprints_of_slices(engine: Engine) -> None:
+    refs = [SliceRef(1, 7), SliceRef(2, 2**26), SliceRef(2**63 - 1, 2**32 - 1), SliceRef(256, 1)]
+    async with engine.transaction(write=True) as tx:
+        for ref in refs[:3]:
+            tx.put_fingerprint(ref, b"%016d" % (ref.id % 1000))
+        tx.put_fingerprinting(b"a kind")  # is no slice's
+        assert await tx.fingerprints(refs) == {ref: b"%016d" % (ref.id % 1000) for ref in refs[:3]}
+        assert await tx.fingerprints([SliceRef(1, 8)]) == {}
+        assert await tx.fingerprints([]) == {}
+    async with engine.transaction(write=True) as tx:
+        page, cursor = await tx.all_fingerprints(None, 2)
+        assert page == refs[:2]
+        assert cursor is not None
+        assert await tx.all_fingerprints(cursor, 2) == ([refs[2]], None)
+        tx.put_fingerprint(refs[0], b"another")
+        tx.delete_fingerprint(refs[1])
+        tx.delete_fingerprint(refs[3])
+        assert await tx.fingerprints(refs) == {refs[0]: b"another", refs[2]: b"%016d" % (refs[2].id % 1000)}
+
+
+async def test_the_kind_of_fingerprints(engine: Engine) -> None:
+    async with engine.transaction(write=True) as tx:
+        assert await tx.fingerprinting() is None
+        tx.put_fingerprinting(b"one")
+        tx.put_fingerprinting(b"two")
+        tx.put_settings(b"{}")
+        assert await tx.settings() == b"{}"
+        assert await tx.fingerprinting() == b"two"
+    async with engine.transaction(write=True) as tx:
+        tx.put_fingerprinting(None)
+        tx.put_fingerprinting(None)
+        assert await tx.fingerprinting() is None
+        assert await tx.settings() == b"{}"
+        assert await tx.all_fingerprints(None, 10) == ([], None)
+
+
 async def test_delayed_slices(engine: Engine) -> None:
     late = DelayedSlices(30, 300, [SliceRef(7, 70)])
     early = DelayedSlices(40, 100, [SliceRef(2**63 - 1, 2**32 - 1), SliceRef(8, 80)])

@@ -42,6 +42,7 @@ KEYS: dict[str, Callable[..., bytes]] = {
     "flock": schema.flock_key,
     "plock": schema.plock_key,
     "slice": lambda slice_id, size: schema.slice_key(SliceRef(slice_id, size)),
+    "fingerprint": lambda slice_id, size: schema.fingerprint_key(SliceRef(slice_id, size)),
     "delayed": schema.delayed_key,
     "session expiry": schema.session_expiry_key,
     "session info": schema.session_info_key,

@@ -1,6 +1,6 @@
 """The typed transaction on an ordered key-value store: each verb in terms of the keys and values of `schema`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, TypeVar
 
 from jfs.meta import schema
@@ -240,6 +240,33 @@ class KvTransaction:
 
     def delete_delayed_slices(self, delayed: DelayedSlices) -> None:
         self.kv.delete(schema.delayed_key(delayed.when, delayed.id))
+
+    # -- fingerprints
+
+    async def fingerprinting(self) -> bytes | None:
+        return await self.kv.get(schema.FINGERPRINTING)
+
+    def put_fingerprinting(self, kind: bytes | None) -> None:
+        if kind is None:
+            self.kv.delete(schema.FINGERPRINTING)
+        else:
+            self.kv.set(schema.FINGERPRINTING, kind)
+
+    async def fingerprints(self, refs: Collection[SliceRef]) -> dict[SliceRef, bytes]:
+        found = await self.kv.get_many([schema.fingerprint_key(ref) for ref in refs])
+        return {schema.slice_ref_of(key): value for key, value in found.items()}
+
+    def put_fingerprint(self, ref: SliceRef, value: bytes) -> None:
+        self.kv.set(schema.fingerprint_key(ref), value)
+
+    def delete_fingerprint(self, ref: SliceRef) -> None:
+        self.kv.delete(schema.fingerprint_key(ref))
+
+    async def all_fingerprints(self, cursor: Cursor, limit: int) -> tuple[list[SliceRef], Cursor]:
+        def row(key: bytes, value: bytes) -> SliceRef | None:
+            return None if key == schema.FINGERPRINTING else schema.slice_ref_of(key)
+
+        return await self._page(schema.FINGERPRINTING, cursor, limit, row)
 
     # -- files whose data is still to be removed
 

@@ -87,6 +87,8 @@ TABLES: Final = (
     ),
     Table("delegation_token", {"id": _AUTO, "token": _BLOB_NULL}),
     Table("change_log", {"id": _AUTO, "entry": _TEXT}),
+    # The only one that JuiceFS does not have, and never looks at.
+    Table("fingerprint", {"chunkid": _KEY, "size": _INT, "value": _BLOB}),
 )
 
 

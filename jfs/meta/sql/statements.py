@@ -31,6 +31,7 @@ class Statements:
         self._names(prefix)
         self._xattrs(prefix)
         self._slices(prefix)
+        self._fingerprints(prefix)
         self._books(prefix)
         self._sessions(prefix)
         self._pages(prefix)
@@ -94,6 +95,21 @@ class Statements:
         self.deleted_files = f"SELECT inode,length,expire FROM {p}delfile WHERE expire<? ORDER BY expire,inode LIMIT ?"
         self.put_deleted_file = _upsert(f"{p}delfile", "inode", "length", "expire")
         self.forget_deleted_file = f"DELETE FROM {p}delfile WHERE inode=?"
+
+    def _fingerprints(self, p: str) -> None:
+        # A row of the settings, which every volume's database has: whoever may not change anything can look there.
+        self.fingerprinting = f"SELECT value FROM {p}setting WHERE name='fingerprint'"
+        self.put_fingerprinting = (
+            f"INSERT INTO {p}setting (name,value) VALUES ('fingerprint',CAST(? AS TEXT))"
+            " ON CONFLICT (name) DO UPDATE SET value=excluded.value"
+        )
+        self.delete_fingerprinting = f"DELETE FROM {p}setting WHERE name='fingerprint'"
+        self.fingerprints = (
+            f"SELECT chunkid,size,value FROM {p}fingerprint WHERE chunkid IN (SELECT value FROM json_each(?))"
+        )
+        self.put_fingerprint = _upsert(f"{p}fingerprint", "chunkid", "size", "value")
+        self.delete_fingerprint = f"DELETE FROM {p}fingerprint WHERE chunkid=? AND size=?"
+        self.all_fingerprints = f"SELECT chunkid,size FROM {p}fingerprint WHERE chunkid>? ORDER BY chunkid LIMIT ?"
 
     def _books(self, p: str) -> None:
         self.counter = f"SELECT value FROM {p}counter WHERE name=?"

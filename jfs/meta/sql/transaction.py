@@ -5,7 +5,7 @@ database's only write lock from its start, so nothing that it reads can change b
 """
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from struct import Struct
 from typing import Any, Final
 
@@ -241,6 +241,36 @@ class SqlTransaction:
 
     def delete_delayed_slices(self, delayed: DelayedSlices) -> None:
         self._execute(self._sql.delete_delayed_slices, (delayed.id,))
+
+    # -- fingerprints
+
+    async def fingerprinting(self) -> bytes | None:
+        row = self._execute(self._sql.fingerprinting, ()).fetchone()
+        return None if row is None else blob("setting fingerprint", row[0])
+
+    def put_fingerprinting(self, kind: bytes | None) -> None:
+        if kind is None:
+            self._execute(self._sql.delete_fingerprinting, ())
+        else:
+            self._execute(self._sql.put_fingerprinting, (kind,))
+
+    async def fingerprints(self, refs: Collection[SliceRef]) -> dict[SliceRef, bytes]:
+        wanted = f"[{','.join(str(ref.id) for ref in refs)}]"
+        found = {
+            SliceRef(slice_id, size): blob(f"fingerprint {slice_id}", value)
+            for slice_id, size, value in self._execute(self._sql.fingerprints, (wanted,))
+        }
+        return {ref: found[ref] for ref in refs if ref in found}
+
+    def put_fingerprint(self, ref: SliceRef, value: bytes) -> None:
+        self._execute(self._sql.put_fingerprint, (ref.id, ref.size, value))
+
+    def delete_fingerprint(self, ref: SliceRef) -> None:
+        self._execute(self._sql.delete_fingerprint, (ref.id, ref.size))
+
+    async def all_fingerprints(self, cursor: bytes | None, limit: int) -> tuple[list[SliceRef], bytes | None]:
+        rows = self._rows(self._sql.all_fingerprints, _after(cursor), limit)
+        return [SliceRef(*integers("fingerprint", row)) for row in rows], _cursor(rows, limit)
 
     # -- files whose data is still to be removed
 
