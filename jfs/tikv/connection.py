@@ -1,0 +1,194 @@
+"""One connection to a server: a socket, TLS where it is wanted, and a task that reads.
+
+Whoever has something to say writes at once to the socket, which never waits; what the socket does not take is left to a
+task.  The reading task tells the streams what has come for them.  Both are system tasks: a connection lives until it is
+closed, is lost, or the program's event loop ends.
+"""
+
+import logging
+import socket
+import ssl
+from typing import Final
+
+import trio
+
+from jfs.tikv.errors import ProtocolError, RpcError
+from jfs.tikv.http2 import Http2
+
+log = logging.getLogger(__name__)
+
+CONNECT_S: Final = 3.0
+BUFFER: Final = 1 << 18
+
+
+class Tls:
+    """Encryption of a byte stream, without any input or output."""
+
+    def __init__(self, context: ssl.SSLContext, host: str) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._session = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+
+    def shake(self) -> bool:
+        """Go on with the handshake; whether it is done.  ssl.SSLError."""
+        try:
+            self._session.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
+
+    def encrypt(self, plain: bytes) -> bytes:
+        self._session.write(plain)
+        return self._outgoing.read()
+
+    def decrypt(self, received: bytes) -> bytes:
+        """What has come; empty if it is not complete yet.  ssl.SSLError."""
+        self._incoming.write(received)
+        parts = []
+        try:
+            while part := self._session.read(BUFFER):
+                parts.append(part)
+        except ssl.SSLWantReadError:
+            pass
+        return b"".join(parts)
+
+    def take(self, received: bytes) -> None:
+        self._incoming.write(received)
+
+    def to_send(self) -> bytes:
+        """What the protocol itself has to say."""
+        return self._outgoing.read()
+
+
+async def connect(address: str, context: ssl.SSLContext | None) -> "Connection":
+    """A connection to HOST:PORT.  RpcError, of a call that was not sent."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    error: object = f"no answer within {CONNECT_S:g} s"
+    with trio.move_on_after(CONNECT_S):
+        try:
+            stream = await trio.open_tcp_stream(host, int(port))
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock = socket.socket(fileno=stream.socket.detach())
+            sock.setblocking(False)
+            tls = None
+            if context is not None:
+                tls = await _secured(sock, Tls(context, host))
+            return Connection(sock, tls, address)
+        except (OSError, ValueError) as failure:
+            error = failure
+    raise RpcError(f"cannot connect to {address}: {error}", sent=False)
+
+
+async def _secured(sock: socket.socket, tls: Tls) -> Tls:
+    try:
+        while True:
+            done = tls.shake()
+            if hello := tls.to_send():
+                await trio.lowlevel.wait_writable(sock)
+                sock.sendall(hello)
+            if done:
+                return tls
+            await trio.lowlevel.wait_readable(sock)
+            received = sock.recv(BUFFER)
+            if not received:
+                raise ConnectionError("the server ended the connection within the TLS handshake")
+            tls.take(received)
+    except BaseException:
+        sock.close()
+        raise
+
+
+class Connection:
+    """See the head of the file.  Made within a trio run, and of use only there."""
+
+    def __init__(self, sock: socket.socket, tls: Tls | None, address: str) -> None:
+        self._sock = sock
+        self._tls = tls
+        self._backlog = bytearray()
+        self._reading = trio.CancelScope()
+        self._closed = False
+        self.heard = trio.current_time()
+        """When the server last said something."""
+        self.http = Http2(self._write if tls is None else self._write_secret, address, secure=tls is not None)
+        self.http.start()
+        trio.lowlevel.spawn_system_task(self._read)
+
+    @property
+    def usable(self) -> bool:
+        return self.http.usable and not self._closed
+
+    def close(self, why: RpcError) -> None:
+        """End it and whatever is under way on it."""
+        if self._closed:
+            return
+        self._closed = True
+        self._reading.cancel()
+        if trio.lowlevel.in_trio_run():
+            trio.lowlevel.notify_closing(self._sock)
+        self._sock.close()
+        self.http.fail(why)
+
+    def _write_secret(self, plain: bytes) -> None:
+        assert self._tls is not None
+        self._write(self._tls.encrypt(plain))
+
+    def _write(self, content: bytes) -> None:
+        if self._closed:
+            return
+        if self._backlog:
+            self._backlog += content
+            return
+        try:
+            sent = self._sock.send(content)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.http.usable = False
+            return  # the reading task meets the same error, and tells everybody
+        if sent < len(content):
+            self._backlog += content[sent:]
+            trio.lowlevel.spawn_system_task(self._drain)
+
+    async def _drain(self) -> None:
+        try:
+            while self._backlog and not self._closed:
+                await trio.lowlevel.wait_writable(self._sock)
+                sent = self._sock.send(self._backlog)
+                del self._backlog[:sent]
+        except (OSError, trio.ClosedResourceError) as error:
+            self.close(RpcError(f"connection lost: {error}"))
+
+    async def _read(self) -> None:
+        why = "the connection is closed"
+        try:
+            with self._reading:
+                await self._read_on()
+        except (OSError, trio.ClosedResourceError, ProtocolError) as error:
+            why = f"connection lost: {error}"
+        except Exception as error:
+            log.exception("what a server sent is not understood")
+            why = f"connection lost: {error}"
+        finally:
+            self.close(RpcError(why))
+
+    async def _read_on(self) -> None:
+        sock, feed = self._sock, self.http.feed
+        buffer = bytearray(BUFFER)
+        view = memoryview(buffer)
+        while True:
+            await trio.lowlevel.wait_readable(sock)
+            try:
+                size = sock.recv_into(buffer)
+            except BlockingIOError:
+                continue
+            if size == 0:
+                raise ConnectionError("the server closed it")
+            self.heard = trio.current_time()
+            received = bytes(view[:size])
+            if self._tls is not None:
+                received = self._tls.decrypt(received)
+                if answer := self._tls.to_send():
+                    self._write(answer)
+            feed(received)
+            if self.http.idle and not self.http.usable:
+                return  # the server asked for that
