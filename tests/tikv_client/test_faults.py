@@ -1,0 +1,203 @@
+"""The client on a cluster that misbehaves."""
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from jfs.errors import Conflict, Unavailable
+from jfs.tikv.client import LATEST, Client, Mutation, Op
+from tests.deadline import eventually_async
+from tests.tikv.cluster import Cluster, free_ports
+from tests.tikv_client.clients import connected, put, puts, value
+
+KINDS = [
+    "drop_before",
+    "drop_after",
+    "not_leader",
+    "epoch_not_match",
+    "server_is_busy",
+    "stale_command",
+    "region_not_found",
+]
+PD_KINDS = ["drop_before", "drop_after", "refuse"]
+
+
+async def everything(client: Client, name: bytes) -> None:
+    """Each kind of read, after a write."""
+    with trio.fail_after(15):
+        while True:
+            try:
+                await put(client, Mutation(Op.PUT, name, b"v"))
+                break
+            except Unavailable:
+                continue
+        assert await client.snapshot(LATEST).get(name) == b"v"
+        now = client.snapshot(await client.timestamp())
+        assert await now.get(name) == b"v"
+        assert await now.batch_get([name, name + b"-none"]) == {name: b"v"}
+        assert await now.scan(name, name + b"\0") == [(name, b"v")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_faults_of_stores_are_ridden_out(tikv_cluster: Cluster, kind: str) -> None:
+    async with connected(tikv_cluster) as client:
+        name = b"fault-" + kind.encode()
+        for call in ("get", "batch_get", "scan", "prewrite", "kv"):
+            tikv_cluster.control.fault(call, kind, times=2)
+            await everything(client, name)
+
+
+@pytest.mark.parametrize("kind", PD_KINDS)
+async def test_faults_of_pd_are_ridden_out(tikv_cluster: Cluster, kind: str) -> None:
+    tikv_cluster.control.fault("pd", kind, times=3)
+    async with connected(tikv_cluster) as client:
+        await everything(client, b"pd-" + kind.encode())
+        for call in ("tso", "pd"):
+            tikv_cluster.control.fault(call, kind, times=3)
+            await everything(client, b"pd-" + kind.encode())
+
+
+async def test_a_region_without_a_known_leader(tikv_cluster: Cluster) -> None:
+    tikv_cluster.control.fault("pd", "leaderless")
+    async with connected(tikv_cluster) as client:
+        await everything(client, b"leaderless")
+
+
+@pytest.mark.parametrize("kind", ["drop_before", "server_is_busy", "not_leader"])
+async def test_a_fault_that_stays_is_an_error_in_time(tikv_cluster: Cluster, kind: str) -> None:
+    async with connected(tikv_cluster, patience_s=0.5) as client:
+        await client.timestamp()
+        tikv_cluster.control.fault("get", kind)
+        with trio.fail_after(5), pytest.raises(Unavailable):
+            await client.snapshot().get(b"stays")
+        tikv_cluster.control.clear_faults()
+        assert await client.snapshot().get(b"stays") is None
+
+
+async def test_nobody_there() -> None:
+    client = Client([f"127.0.0.1:{free_ports(1)[0]}"], patience_s=0.3)
+    with trio.fail_after(5), pytest.raises(Unavailable, match="cannot connect"):
+        await client.timestamp()
+
+
+async def test_regions_that_split_and_move_under_a_client(tmp_path: Path) -> None:
+    with Cluster(stores=3) as cluster:
+        async with connected(cluster) as client:
+            pairs = [(b"m/%03d" % n, b"%d" % n) for n in range(100)]
+            await put(client, *[Mutation(Op.PUT, *pair) for pair in pairs])
+            for turn in range(1, 10):
+                cluster.control.split(b"m/%03d" % (turn * 10))
+                for region in cluster.control.regions():
+                    cluster.control.transfer(region.id, turn % 3 + 1)
+                now = client.snapshot(await client.timestamp())
+                assert await now.scan(b"m/", b"m0") == pairs
+                assert await now.batch_get([key for key, _ in pairs]) == dict(pairs)
+                await put(client, *[Mutation(Op.PUT, *pair) for pair in pairs])
+
+
+async def test_a_cluster_that_hangs_and_comes_back(tikv_cluster: Cluster) -> None:
+    async with connected(tikv_cluster, patience_s=0.5) as client:
+        await put(client, *puts(paused=b"1"))
+        tikv_cluster.pause()
+        with trio.move_on_after(0.2):
+            await client.timestamp()
+        with trio.move_on_after(0.2):
+            await client.snapshot().get(b"paused")
+        tikv_cluster.resume()
+        await put(client, *puts(paused=b"2"))
+        assert await value(client, b"paused") == b"2"
+
+
+async def test_a_cluster_that_is_restarted(tmp_path: Path) -> None:
+    with Cluster(data=tmp_path / "data") as cluster:
+        async with connected(cluster) as client:
+            await put(client, *puts(kept=b"1"))
+            cluster.restart()
+            assert await value(client, b"kept") == b"1"
+            await put(client, *puts(kept=b"2"))
+            cluster.restart()
+            assert await client.snapshot().get(b"kept") == b"2"
+
+
+# -- commits whose answer is lost
+
+
+async def counted(client: Client, key: bytes) -> None:
+    """Add one, in a transaction that is run until it is committed."""
+    while True:
+        began = trio.current_time()
+        start = await client.timestamp()
+        now = int(await client.snapshot(start).get(key) or b"0")
+        try:
+            # A second key, which at times lies in another region.
+            mine = [Mutation(Op.PUT, key, b"%d" % (now + 1)), Mutation(Op.PUT, key + b"/z", b"%d" % (now + 1))]
+            await client.commit(start, mine, began=began)
+        except Conflict:
+            continue
+        return
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("call", ["prewrite", "commit", "kv"])
+@pytest.mark.parametrize("kind", ["drop_before", "drop_after", "stale_command", "region_not_found"])
+async def test_a_lost_answer_is_settled(tikv_cluster: Cluster, call: str, kind: str, apart: bool) -> None:
+    key = f"lost-{call}-{kind}-{apart}".encode()
+    if apart:
+        tikv_cluster.control.split(key + b"/m")
+    async with connected(tikv_cluster) as client:
+        for turn in range(1, 6):
+            tikv_cluster.control.fault(call, kind, skip=turn % 3, times=1)
+            await counted(client, key)
+            tikv_cluster.control.clear_faults()
+            assert await value(client, key) == b"%d" % turn
+            assert await value(client, key + b"/z") == b"%d" % turn
+
+
+async def test_an_outcome_is_known_after_the_store_came_back(tikv_cluster: Cluster) -> None:
+    """The answer is lost and the store away for a while: what is said in the end is what happened."""
+    async with connected(tikv_cluster) as client:
+        for kind in ("drop_before", "drop_after"):
+            lost = tikv_cluster.control.fault("prewrite", kind, times=1)
+            away = tikv_cluster.control.fault("check_txn_status", "drop_before")
+
+            async def mend(away: int = away) -> None:
+                await eventually_async(lambda: tikv_cluster.control.hits(away) >= 3)
+                tikv_cluster.control.clear_faults(away)
+
+            committed = False
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mend)
+                try:
+                    await put(client, Mutation(Op.PUT, b"away", kind.encode()))
+                    committed = True
+                except Unavailable:
+                    pass
+            assert tikv_cluster.control.hits(lost) == 1
+            assert committed == (kind == "drop_after")
+            assert (await value(client, b"away") == kind.encode()) == committed
+
+
+async def test_a_commit_that_is_late_does_not_happen_after_it_was_denied(tikv_cluster: Cluster) -> None:
+    """The one request hangs on its way; the client says no; then the request arrives."""
+    async with connected(tikv_cluster) as client:
+        await put(client, *puts(late=b"old"))
+        region = client.cluster.regions.known(b"late")
+        assert region is not None
+        hang = tikv_cluster.control.fault("prewrite", "hang", times=1)
+
+        async def cut() -> None:
+            await eventually_async(lambda: tikv_cluster.control.hits(hang) == 1)
+            for channel in client.cluster._stores.values():
+                channel.close()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cut)
+            with pytest.raises(Unavailable):
+                await put(client, *puts(late=b"new"))
+        tikv_cluster.control.clear_faults(hang)
+        with trio.move_on_after(0.3):
+            while await value(client, b"late") == b"old":
+                await trio.sleep(0.01)
+        assert await value(client, b"late") == b"old"
+        await put(client, *puts(late=b"newer"))
