@@ -11,6 +11,7 @@ import os
 import random
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def work(root: Path, log: Path, who: int, seed: int, *, sync: bool) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def note(step: Step, when: str) -> None:
-        os.write(output, json.dumps(step | {"when": when}).encode() + b"\n")
+        os.write(output, json.dumps(step | {"when": when, "at_s": time.monotonic()}).encode() + b"\n")
 
     for number in range(1_000_000):
         step = {"op": "mkdir", "name": f"{who}", "who": who} if number == 0 else next_step(dice, who, number, state)
@@ -209,6 +210,22 @@ def _unsure_losses(root: Path, step: Step, state: Expected) -> list[str]:
 def acknowledged(log: Path) -> int:
     """How many steps were done."""
     return log.read_bytes().count(b'"when": "done"') if log.exists() else 0
+
+
+def failures(log: Path) -> list[Step]:
+    """The steps that the file system refused."""
+    steps = (json.loads(line) for line in log.read_bytes().splitlines() if b'"when": "failed"' in line)
+    return [step for step in steps if "not connected" not in step["error"]]
+
+
+def back_at_work(log: Path, since_s: float) -> dict[int, float]:
+    """By thread: when it finished its first step after a moment of this machine's monotonic clock, in seconds since then."""
+    found: dict[int, float] = {}
+    for line in log.read_bytes().splitlines():
+        step = json.loads(line)
+        if step["when"] == "done" and step["at_s"] >= since_s:
+            found.setdefault(step["who"], step["at_s"] - since_s)
+    return found
 
 
 def main() -> None:
