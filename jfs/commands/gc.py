@@ -212,11 +212,14 @@ class Collector:
         async def one(ino: int, index: int, records: int, length: int) -> None:
             nonlocal chunks, slices, size
             async with limiter:
-                if await compactor.compact(ino, index):
-                    chunks += 1
-                    slices += records
-                    size += length
-                    step(1)
+                if not await compactor.compact(ino, index, eager=True):
+                    return
+                chunks += 1
+                slices += records
+                size += length
+                step(1)
+                while await compactor.compact(ino, index, eager=True):
+                    """A list may be longer than what one compaction takes."""
 
         async for page in all_chunks(self._meta.engine):
             async with trio.open_nursery() as nursery:

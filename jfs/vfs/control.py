@@ -49,7 +49,6 @@ class ControlHandle:
         self._answer = b""
         self._told = trio.lowlevel.ParkingLot()
         self._work: set[trio.CancelScope] = set()
-        self._closed = False
 
     async def read(self, offset: int, size: int) -> bytes:
         """The next bytes of the answer, whatever the offset; none: not yet."""
@@ -85,7 +84,9 @@ class ControlHandle:
                 if len(body) >= _COMPACT_BODY.size
                 else (_INO.unpack_from(body)[0], THREADS)
             )
-            self._vfs.start_soon(self._compact, ino, threads)
+            scope = trio.CancelScope()
+            self._work.add(scope)
+            self._vfs.start_soon(self._compact, scope, ino, threads)
         elif command == DRAIN and len(body) == 1:
             self._end(self._drain(on=body != b"\0"))
         else:
@@ -102,18 +103,16 @@ class ControlHandle:
 
     # -- compaction
 
-    async def _compact(self, ino: int, threads: int) -> None:
+    async def _compact(self, scope: trio.CancelScope, ino: int, threads: int) -> None:
         log.info("compacting inode %d, %d chunks at a time", ino, threads)
         tree = TreeCompaction(self._vfs.meta, self._vfs.compactor, threads)
-        with trio.CancelScope() as scope:
-            self._work.add(scope)
-            try:
+        try:
+            with scope:
                 code = await self._watched(tree, ino)
-            finally:
-                self._work.discard(scope)
-            if not self._closed:
                 self._say(_PROGRESS.pack(PROGRESS, tree.chunks, tree.done))
                 self._end(code)
+        finally:
+            self._work.discard(scope)
 
     async def _watched(self, tree: TreeCompaction, ino: int) -> int:
         """The errno that answers, once it is done; until then the progress is told."""
@@ -137,7 +136,6 @@ class ControlHandle:
                 self._say(_PROGRESS.pack(PROGRESS, tree.chunks, tree.done))
 
     def close(self) -> None:
-        self._closed = True
         self._request = self._answer = b""
         for scope in self._work:
             scope.cancel()
