@@ -20,6 +20,10 @@ class ChunkStats(msgspec.Struct):
     misses: int = 0
     miss_bytes: int = 0
     uploading: int = 0
+    fingerprints_checked: int = 0
+    fingerprints_wrong: int = 0
+    """Blocks whose bytes in the store are not those that were written."""
+    fingerprints_mended: int = 0
     get: ObjectCounts = msgspec.field(default_factory=ObjectCounts)
     put: ObjectCounts = msgspec.field(default_factory=ObjectCounts)
     delete: ObjectCounts = msgspec.field(default_factory=ObjectCounts)

@@ -15,11 +15,12 @@ import trio
 from jfs.chunk.cache import DiskCache
 from jfs.chunk.codec import open_codec
 from jfs.chunk.descriptors import Descriptors
+from jfs.chunk.fingerprint import fingerprint_of, part_of, require, right_copy
 from jfs.chunk.flights import Flights
 from jfs.chunk.layout import block_key, block_keys, block_length, block_ranges
 from jfs.chunk.memory_cache import BlockCache, MemoryCache
 from jfs.chunk.options import ChunkOptions
-from jfs.chunk.staging import Staging
+from jfs.chunk.staging import Staged, Staging
 from jfs.chunk.stats import CacheCounts, ChunkStats, ObjectCounts
 from jfs.chunk.uploader import Target, Uploader
 from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull, UserError, first_of
@@ -34,6 +35,8 @@ SLOW_PUT_MEMORY_S: Final = 1.0
 # A cache disk that takes longer for a read does not answer at all: its blocks come from the store.
 CACHE_PATIENCE_S: Final = 10.0
 CACHE_READS: Final = 64
+# A fingerprint of so many bytes (5 to 50 µs) is not worth the hop to a thread.
+INLINE_FINGERPRINT: Final = 512 << 10
 # Up to this size a read tries the page cache on the loop before it asks a thread.
 INLINE_READ: Final = 256 << 10
 # So many unsynced keys are remembered before the background makes them durable: it bounds memory, not risk.
@@ -73,6 +76,7 @@ class BlockStore:
         self._ranged = self._codec.plain and not options.encrypted
         self._local = self._ranged and store.local_path("") is not None
         self._cache = cache
+        self._caching = cache is not None or not self._ranged
         if cache is None and not self._ranged:
             self._cache = MemoryCache(DECODED_BYTES)
         self._descriptors = Descriptors()
@@ -85,7 +89,7 @@ class BlockStore:
         self._many_unsynced = trio.Event()
         self._sync_round: _SyncRound | None = None
         self._sync_error: StoreError | None = None
-        self._to_prefetch, self._prefetches = trio.open_memory_channel[tuple[str, int]](PREFETCH_QUEUE)
+        self._to_prefetch, self._prefetches = trio.open_memory_channel[tuple[str, int, bytes]](PREFETCH_QUEUE)
         self.staging: Staging | None = None
         if isinstance(cache, DiskCache) and not options.read_only:
             self.staging = Staging(cache, options)
@@ -101,30 +105,38 @@ class BlockStore:
 
     # -- reading
 
-    def read_now(self, slice_id: int, size: int, offset: int, length: int) -> bytes | bytearray | None:
-        """The range if it is in memory (a cache's or the kernel's), without waiting; None: use `read`."""
-        if self._cache is None and not self._local:
+    def read_now(
+        self, slice_id: int, size: int, offset: int, length: int, fingerprint: bytes = b""
+    ) -> bytes | bytearray | None:
+        """The range if it is in memory (a cache's or the kernel's), without waiting; None: use `read`.
+
+        With a fingerprint only from a cache: what the kernel has of an object is not checked.
+        """
+        local = self._local and not fingerprint
+        if self._cache is None and not local:
             return None
         block_size = self.options.block_size
         index, inside = divmod(offset, block_size)
         if inside + length <= block_size:
-            return self._part_now(slice_id, index, block_length(size, index, block_size), inside, length)
+            return self._part_now(slice_id, index, block_length(size, index, block_size), inside, length, local)
         parts: list[bytes | bytearray] = []
         for index, inside, part in block_ranges(offset, length, block_size):
-            data = self._part_now(slice_id, index, block_length(size, index, block_size), inside, part)
+            data = self._part_now(slice_id, index, block_length(size, index, block_size), inside, part, local)
             if data is None:
                 return None
             parts.append(data)
         return b"".join(parts)
 
-    def _part_now(self, slice_id: int, index: int, size: int, inside: int, length: int) -> bytes | bytearray | None:
+    def _part_now(
+        self, slice_id: int, index: int, size: int, inside: int, length: int, local: bool
+    ) -> bytes | bytearray | None:
         key = block_key(slice_id, index, size, hash_prefix=self.options.hash_prefix)
         if self._cache is not None:
             cached = self._cache.get_now(key, size, inside, length)
             if cached is not None:
                 self._count_hit(length)
                 return cached
-        if not self._local or inside + length > size:
+        if not local or inside + length > size:
             return None
         path = self._store.local_path(key)
         data = None if path is None else self._descriptors.read(path, inside, length)
@@ -133,21 +145,33 @@ class BlockStore:
             self.stats.get.bytes += length
         return data
 
-    async def read(self, slice_id: int, size: int, offset: int, length: int) -> Buffer:
-        """The bytes [offset, offset+length) of the slice, which has `size`.  Raises StoreError, never gives fewer."""
+    async def read(self, slice_id: int, size: int, offset: int, length: int, fingerprint: bytes = b"") -> Buffer:
+        """The bytes [offset, offset+length) of the slice, which has `size`.  Raises StoreError, never gives fewer.
+
+        With the slice's fingerprint blocks are read whole, and checked.
+        """
         if length <= INLINE_READ:
-            at_once = self.read_now(slice_id, size, offset, length)
+            at_once = self.read_now(slice_id, size, offset, length, fingerprint)
             if at_once is not None:
                 return at_once
         block_size = self.options.block_size
         ranges = list(block_ranges(offset, length, block_size))
+        if fingerprint and self._cache is None:
+            self._cache = MemoryCache(DECODED_BYTES)  # reading on must not read and check the block again
+
+        async def fetch(index: int, inside: int, part: int) -> Buffer:
+            key = block_key(
+                slice_id, index, block_length(size, index, block_size), hash_prefix=self.options.hash_prefix
+            )
+            wanted = part_of(fingerprint, index)
+            return await self._read_part(key, block_length(size, index, block_size), inside, part, wanted)
+
         if len(ranges) == 1:
-            index, inside, part = ranges[0]
-            return await self._read_part(slice_id, index, block_length(size, index, block_size), inside, part)
+            return await fetch(*ranges[0])
         parts: list[Buffer] = [b""] * len(ranges)
 
         async def fill(place: int, index: int, inside: int, part: int) -> None:
-            parts[place] = await self._read_part(slice_id, index, block_length(size, index, block_size), inside, part)
+            parts[place] = await fetch(index, inside, part)
 
         try:
             async with trio.open_nursery() as nursery:
@@ -157,9 +181,8 @@ class BlockStore:
             raise first_of(group) from None
         return b"".join(parts)
 
-    async def _read_part(self, slice_id: int, index: int, size: int, inside: int, length: int) -> Buffer:
-        """A part of one block, of `size` plain bytes."""
-        key = block_key(slice_id, index, size, hash_prefix=self.options.hash_prefix)
+    async def _read_part(self, key: str, size: int, inside: int, length: int, wanted: bytes) -> Buffer:
+        """A part of one block, of `size` plain bytes; of its fingerprint if one is wanted."""
         cache = self._cache
         if cache is not None:
             if cache.holds(key):
@@ -167,31 +190,36 @@ class BlockStore:
                 if cached is not None:
                     self._count_hit(length)
                     return cached
-            staged = await self._read_staged(key, size)
+            staged = await self._read_staged(key, size, wanted)
             if staged is not None:
                 self._count_hit(length)
                 return staged if length == size else staged[inside : inside + length]
             self.stats.misses += 1
             self.stats.miss_bytes += length
-        if self._ranged and (cache is None or (inside > 0 and length * 4 <= size)):
+        if self._ranged and not wanted and (not self._caching or (inside > 0 and length * 4 <= size)):
             return await self._flights.run(
                 (key, inside, length), lambda: self._fetch_range(key, inside, length), self._downloads
             )
-        block = await self._load(key, size)
+        block = await self._load(key, size, wanted)
         return block if length == size else block[inside : inside + length]
 
-    async def _read_staged(self, key: str, size: int) -> bytes | None:
+    async def _read_staged(self, key: str, size: int, wanted: bytes) -> bytes | None:
         """The block if it is staged, and only its staged file is left of it; None: ask the store."""
         block = self.staging.get(key) if self.staging is not None else None
         if block is None:
             return None
         try:
-            return await trio.to_thread.run_sync(block.folder.load, key, size, limiter=self._downloads)
+            return await trio.to_thread.run_sync(self._load_staged, block, wanted, limiter=self._downloads)
         except FileNotFoundError:  # uploaded meanwhile
             return None
         except (OSError, BadObject) as error:  # the store may have it all the same
             log.warning("staged block %s cannot be read: %s", key, error)
             return None
+
+    def _load_staged(self, block: Staged, wanted: bytes) -> bytes:
+        data = block.folder.load(block.key, block.size)
+        require(block.key, data, wanted)
+        return data
 
     async def _from_cache(self, cache: BlockCache, key: str, size: int, inside: int, length: int) -> bytes | None:
         """None: not cached, or on a disk that hangs; the thread that waits for it is left to itself."""
@@ -202,9 +230,9 @@ class BlockStore:
         cache.unanswered(key)
         return None
 
-    async def _load(self, key: str, size: int) -> Buffer:
+    async def _load(self, key: str, size: int, wanted: bytes) -> Buffer:
         """The whole block, kept in the cache."""
-        return await self._flights.run((key, 0, size), lambda: self._fetch_block(key, size), self._downloads)
+        return await self._flights.run((key, 0, size), lambda: self._fetch_block(key, size, wanted), self._downloads)
 
     def _fetch_range(self, key: str, inside: int, length: int) -> Buffer:
         data = self._get(key, inside, length)
@@ -213,31 +241,74 @@ class BlockStore:
             raise BadObject(f"{key}: it ends {length - len(data)} bytes too early")
         return data
 
-    def _fetch_block(self, key: str, size: int) -> Buffer:
-        data = self._get(key, 0, None)
+    def _fetch_block(self, key: str, size: int, wanted: bytes) -> Buffer:
         try:
-            block = self._decode(key, data, size)
-        except BadObject as error:
-            log.error("object %s is bad: %s", key, error.__cause__)
-            raise
+            block = self._whole(key, size, wanted)
+        except BadObject:
+            copy = right_copy(self.options, key, size, wanted) if wanted else None
+            if copy is None:
+                raise
+            self._mend(key, *copy)
+            block = copy[1]
         if self._cache is not None and (size < self.options.block_size or not self.options.cache_partial_only):
             self._cache.add(key, block if isinstance(block, bytes) else bytes(block))
         return block
 
-    def _decode(self, key: str, data: Buffer, size: int) -> Buffer:
+    def _whole(self, key: str, size: int, wanted: bytes) -> Buffer:
+        data = self._get(key, 0, None)
         try:
-            return self._codec.decode(data, size)
+            return self._decode(key, data, size, wanted)
+        except BadObject as error:
+            log.error("object %s is bad: %s", key, str(error).removeprefix(f"{key}: "))
+            raise
+
+    def _decode(self, key: str, data: Buffer, size: int, wanted: bytes) -> Buffer:
+        """The block's plain bytes.  BadObject for anything but what was written, as far as that can be told."""
+        try:
+            block = self._codec.decode(data, size)
         except BadObject as error:
             raise BadObject(f"{key}: {error}") from error
+        if wanted:
+            self.stats.fingerprints_checked += 1
+            try:
+                require(key, block, wanted)
+            except BadObject:
+                self.stats.fingerprints_wrong += 1
+                raise
+        return block
 
-    async def verify(self, key: str, size: int) -> None:
-        """Read a block of `size` plain bytes from the store, past the caches.  StoreError where it is missing or bad."""
-        await trio.to_thread.run_sync(self._verify, key, size, limiter=self._downloads)
+    def _mend(self, key: str, path: str, block: bytes) -> bool:
+        """Put the right bytes of a block, from the file at `path`, in the place of its bad object; whether that was done."""
+        if self.options.read_only:
+            log.warning("object %s stays bad: nothing may be changed; %s has the right bytes", key, path)
+            return False
+        try:
+            self._upload(self._impatient, key, block)
+            self._store.sync([key])
+        except StoreError as error:
+            log.error("object %s cannot be mended: %s", key, error)
+            return False
+        self.stats.fingerprints_mended += 1
+        log.warning("object %s is mended: %s had the right bytes", key, path)
+        return True
 
-    def _verify(self, key: str, size: int) -> None:
-        data = _counted(self.stats.get, lambda: self._store.get(key))
-        self.stats.get.bytes += len(data)
-        self._decode(key, data, size)
+    async def verify(self, key: str, size: int, wanted: bytes = b"") -> None:
+        """Read a block of `size` plain bytes from the store, past the caches; with its fingerprint, mend it if it can be.
+
+        StoreError where it is missing, or bad and stays so.
+        """
+        await trio.to_thread.run_sync(self._verify, key, size, wanted, limiter=self._downloads)
+
+    def _verify(self, key: str, size: int, wanted: bytes) -> None:
+        try:
+            data = _counted(self.stats.get, lambda: self._store.get(key))
+            self.stats.get.bytes += len(data)
+            self._decode(key, data, size, wanted)
+        except BadObject as error:
+            copy = right_copy(self.options, key, size, wanted) if wanted else None
+            if copy is None or not self._mend(key, *copy):
+                raise
+            log.debug("object %s was bad: %s", key, error)
 
     def _get(self, key: str, offset: int, length: int | None) -> bytes:
         try:
@@ -259,12 +330,16 @@ class BlockStore:
 
     # -- writing
 
-    async def put(self, slice_id: int, index: int, data: memoryview | bytes | bytearray, *, stage: bool = True) -> None:
+    async def put(
+        self, slice_id: int, index: int, data: memoryview | bytes | bytearray, *, stage: bool = True, mark: bool = False
+    ) -> bytes:
         """Store one block; `data` may change again once this returns.  Not durable before `sync`.  Raises StoreError.
 
-        With writeback the block is staged and uploaded later, unless `stage` is off.
+        With writeback the block is staged and uploaded later, unless `stage` is off.  The block's fingerprint with `mark`,
+        b"" without.
         """
         size = len(data)
+        fingerprint = await _mark(data) if mark else b""
         key = block_key(slice_id, index, size, hash_prefix=self.options.hash_prefix)
         staged = stage and self.options.writeback and await self._stage(key, data)
         if not staged:
@@ -278,6 +353,7 @@ class BlockStore:
             and (size < self.options.block_size or self.options.cache_large_write)
         ):
             self._cache.add(key, bytes(data))
+        return fingerprint
 
     async def _stage(self, key: str, data: Buffer) -> bool:
         if self.staging is None:
@@ -421,7 +497,7 @@ class BlockStore:
 
     # -- background
 
-    def prefetch(self, slice_id: int, size: int, index: int) -> None:
+    def prefetch(self, slice_id: int, size: int, index: int, fingerprint: bytes = b"") -> None:
         """Bring a block into the cache soon (a local store's: into the kernel's), if there is one and time for it."""
         if self.options.prefetch <= 0 or (self._cache is None and not self._local):
             return
@@ -431,7 +507,7 @@ class BlockStore:
         key = block_key(slice_id, index, length, hash_prefix=self.options.hash_prefix)
         if self._cache is None or not self._cache.holds(key):
             try:
-                self._to_prefetch.send_nowait((key, length))
+                self._to_prefetch.send_nowait((key, length, part_of(fingerprint, index)))
             except trio.WouldBlock:
                 return  # reads in progress matter more
 
@@ -452,14 +528,14 @@ class BlockStore:
 
     async def _run_prefetch(self) -> None:
         while True:
-            key, size = await self._prefetches.receive()
-            if self._cache is None:
+            key, size, wanted = await self._prefetches.receive()
+            if not wanted and not self._caching:
                 path = self._store.local_path(key)
                 if path is not None:
                     await trio.to_thread.run_sync(self._descriptors.want, path)
-            elif not self._cache.holds(key):
+            elif self._cache is not None and not self._cache.holds(key):
                 try:
-                    await self._load(key, size)
+                    await self._load(key, size, wanted)
                 except StoreError as error:
                     log.debug("prefetch %s: %s", key, error)
 
@@ -479,6 +555,12 @@ class BlockStore:
         if self._cache is not None:
             await trio.to_thread.run_sync(self._cache.close)
         await trio.to_thread.run_sync(self._store.close)
+
+
+async def _mark(data: Buffer) -> bytes:
+    if len(data) <= INLINE_FINGERPRINT:
+        return fingerprint_of(data)
+    return await trio.to_thread.run_sync(fingerprint_of, data)
 
 
 def _counted(counts: ObjectCounts, call: Callable[[], T]) -> T:

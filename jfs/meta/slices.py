@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from jfs.meta.types import Slice
+from jfs.meta.types import Slice, SliceRef
 
 Segment = Slice
 """A visible piece: `length` bytes at `pos` in the chunk come from `offset` in slice `id` of `size` bytes; id 0: zeros."""
@@ -56,6 +56,11 @@ def visible(records: Sequence[Slice]) -> list[Segment]:
         segments.append(piece if piece.id else zeros(piece.pos, piece.length))
         end = piece.pos + piece.length
     return segments
+
+
+def referred(pieces: Sequence[Slice]) -> set[SliceRef]:
+    """The slices that hold the bytes of these records or segments."""
+    return {SliceRef(piece.id, piece.size) for piece in pieces if piece.id}
 
 
 def overlay(records: Sequence[Slice]) -> list[Segment]:

@@ -10,6 +10,7 @@ The new slice's blocks are durable before its record replaces the old ones: thos
 import errno
 import logging
 from bisect import bisect_right
+from collections.abc import Mapping
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +18,7 @@ import trio
 
 from jfs.errors import CorruptRecord, FsError, StoreError, first_of
 from jfs.meta.files import CompactionPlan
-from jfs.meta.slices import Segment
+from jfs.meta.slices import Segment, referred
 from jfs.meta.types import Ino
 from jfs.vfs.durability import Durability
 
@@ -132,12 +133,12 @@ class Compactor:
     async def _rewrite(self, plan: CompactionPlan, new_id: int, *, eager: bool) -> bool:
         committed = False
         try:
-            await self._copy(plan, new_id, eager=eager)
+            fingerprint = await self._copy(plan, new_id, eager=eager)
             await self._durability.sync()
             async with self._durability:
                 committed = True  # perhaps, until the answer is there: without it the blocks are gc's to judge
                 try:
-                    dead = await self._meta.commit_compaction(plan, new_id)
+                    dead = await self._meta.commit_compaction(plan, new_id, fingerprint)
                 except FsError as error:
                     committed = error.errno != errno.EINVAL
                     if committed:
@@ -154,32 +155,41 @@ class Compactor:
             self._meta.deleted.put(ref)
         return True
 
-    async def _copy(self, plan: CompactionPlan, new_id: int, *, eager: bool) -> None:
-        """Put the new slice's blocks."""
+    async def _copy(self, plan: CompactionPlan, new_id: int, *, eager: bool) -> bytes:
+        """Put the new slice's blocks; its fingerprint, if the volume keeps some."""
         block_size = self._blocks.options.block_size
+        mark = self._meta.fingerprinting
+        known = await self._meta.fingerprints(referred(plan.segments))
+        fingerprint = b""
         for number, start in enumerate(range(plan.pos, plan.pos + plan.size, block_size)):
             end = min(start + block_size, plan.pos + plan.size)
             requests, began = self.requests, trio.current_time()
-            data = await self._gather(plan.segments, start, end)
-            await self._blocks.put(new_id, number, data, stage=False)
+            data = await self._gather(plan.segments, start, end, known)
+            fingerprint += await self._blocks.put(new_id, number, data, stage=False, mark=mark)
             busy = not eager and self.requests != requests
             await trio.sleep(trio.current_time() - began if busy else 0)
+        return fingerprint
 
-    async def _gather(self, segments: list[Segment], start: int, end: int) -> bytearray:
-        """The bytes of chunk positions [start, end)."""
+    async def _gather(
+        self, segments: list[Segment], start: int, end: int, fingerprints: Mapping[int, bytes]
+    ) -> bytearray:
+        """The bytes of chunk positions [start, end), checked: a new fingerprint must not bless bad bytes."""
         block = bytearray(end - start)
         at = bisect_right(segments, start, key=_end)
         wanted = list(takewhile(lambda segment: segment.pos < end, islice(segments, at, None)))
         for first in range(0, len(wanted), TURN):
-            await self._fill(block, start, wanted[first : first + TURN])
+            await self._fill(block, start, wanted[first : first + TURN], fingerprints)
             await trio.lowlevel.checkpoint()  # reads that are answered at once give nobody else a turn
         return block
 
-    async def _fill(self, block: bytearray, start: int, segments: list[Segment]) -> None:
+    async def _fill(
+        self, block: bytearray, start: int, segments: list[Segment], fingerprints: Mapping[int, bytes]
+    ) -> None:
         """Copy what segments say about a block that begins at `start`, together where they have to be waited for."""
 
         async def fetch(first: int, last: int, segment: Segment, offset: int) -> None:
-            block[first:last] = await self._blocks.read(segment.id, segment.size, offset, last - first)
+            mark = fingerprints.get(segment.id, b"")
+            block[first:last] = await self._blocks.read(segment.id, segment.size, offset, last - first, mark)
 
         waiting: list[tuple[int, int, Segment, int]] = []
         for segment in segments:
@@ -188,7 +198,8 @@ class Compactor:
             if not segment.id:
                 continue
             offset = segment.offset + start + first - segment.pos
-            data = self._blocks.read_now(segment.id, segment.size, offset, last - first)
+            mark = fingerprints.get(segment.id, b"")
+            data = self._blocks.read_now(segment.id, segment.size, offset, last - first, mark)
             if data is None:
                 waiting.append((first, last, segment, offset))
             else:

@@ -45,6 +45,7 @@ class DirtySlice:
         "buffers",
         "done",
         "error",
+        "fingerprints",
         "gone",
         "id",
         "index",
@@ -74,6 +75,8 @@ class DirtySlice:
         self.mtime_ns = 0
         self.id = 0
         self.buffers: list[Buffer | None] = []
+        self.fingerprints: dict[int, bytes] = {}
+        """By block, of those that are stored and were to get one."""
         self.started = 0
         """Blocks whose upload has begun."""
         self.uploading = 0
@@ -141,6 +144,11 @@ class DirtySlice:
             self._low = pos
         if pos + size > self._high:
             self._high = pos + size
+
+    def fingerprint(self) -> bytes:
+        """Of all its blocks; b"" unless each of them got one."""
+        marks = [self.fingerprints.get(number, b"") for number in range(len(self.buffers))]
+        return b"".join(marks) if all(marks) else b""
 
     def records(self) -> list[Slice]:
         """What to commit: a record for each piece, without what later pieces hide."""

@@ -7,13 +7,13 @@ waiting.  Holes are zeros and cost nothing.
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from jfs.errors import ObjectMissing, StoreError, first_of
-from jfs.meta.slices import Segment, visible
+from jfs.meta.slices import Segment, referred, visible
 from jfs.meta.types import CHUNK_SIZE, Ino, Slice
 from jfs.vfs.upload_wait import GivenUp, UploadWait
 
@@ -42,14 +42,15 @@ Bytes = bytes | bytearray | memoryview
 
 
 class ChunkMap:
-    """A chunk's visible segments, and where each begins."""
+    """A chunk's visible segments, where each begins, and the fingerprints of their slices."""
 
-    __slots__ = ("expires", "records", "segments", "starts")
+    __slots__ = ("expires", "fingerprints", "records", "segments", "starts")
 
     def __init__(self, records: list[Slice], expires: float) -> None:
         self.records = records
         self.segments = visible(records)
         self.starts = [segment.pos for segment in self.segments]
+        self.fingerprints: dict[int, bytes] = {}
         self.expires = expires
 
 
@@ -134,6 +135,8 @@ class Reader:
             known.expires = expires
             return known
         chunk = ChunkMap(records, expires)
+        if self._meta.fingerprinting:
+            chunk.fingerprints = await self._meta.fingerprints(referred(chunk.segments))
         if file.version == version:
             file.records[index] = chunk
         count = max(len(records), len(chunk.segments))
@@ -151,13 +154,14 @@ class Reader:
             if segment.id == 0:
                 return bytes(size)
             start = segment.offset + pos - segment.pos
-            data = self._blocks.read_now(segment.id, segment.size, start, size)
+            mark = chunk.fingerprints.get(segment.id, b"")
+            data = self._blocks.read_now(segment.id, segment.size, start, size, mark)
             if data is None:
-                return await self._blocks.read(segment.id, segment.size, start, size)
+                return await self._blocks.read(segment.id, segment.size, start, size, mark)
             return data
-        return await self._join(segments[at:], pos, size)
+        return await self._join(segments[at:], pos, size, chunk.fingerprints)
 
-    async def _join(self, segments: Sequence[Segment], pos: int, size: int) -> bytes:
+    async def _join(self, segments: Sequence[Segment], pos: int, size: int, fingerprints: Mapping[int, bytes]) -> bytes:
         """A range of several segments; what is not in memory is fetched together."""
         parts: list[Bytes] = []
         missing: list[tuple[int, Segment, int, int]] = []
@@ -172,19 +176,26 @@ class Reader:
                 parts.append(bytes(part))
             else:
                 start = segment.offset + pos - segment.pos
-                data = self._blocks.read_now(segment.id, segment.size, start, part)
+                mark = fingerprints.get(segment.id, b"")
+                data = self._blocks.read_now(segment.id, segment.size, start, part, mark)
                 if data is None:
                     missing.append((len(parts), segment, start, part))
                 parts.append(data or b"")
             pos += part
         if pos < end:
             parts.append(bytes(end - pos))
-        await self._fetch(parts, missing)
+        await self._fetch(parts, missing, fingerprints)
         return b"".join(parts)
 
-    async def _fetch(self, parts: list[Bytes], missing: list[tuple[int, Segment, int, int]]) -> None:
+    async def _fetch(
+        self,
+        parts: list[Bytes],
+        missing: list[tuple[int, Segment, int, int]],
+        fingerprints: Mapping[int, bytes],
+    ) -> None:
         async def fill(place: int, segment: Segment, start: int, part: int) -> None:
-            parts[place] = await self._blocks.read(segment.id, segment.size, start, part)
+            mark = fingerprints.get(segment.id, b"")
+            parts[place] = await self._blocks.read(segment.id, segment.size, start, part, mark)
 
         if len(missing) == 1:
             await fill(*missing[0])
@@ -227,7 +238,8 @@ class Reader:
         end = segment.pos + segment.length
         if segment.id:
             number, inside = divmod(segment.offset + pos - segment.pos, block_size)
-            self._blocks.prefetch(segment.id, segment.size, number)
+            mark = chunk.fingerprints.get(segment.id, b"")
+            self._blocks.prefetch(segment.id, segment.size, number, mark)
             end = min(end, pos + block_size - inside)
         return index * CHUNK_SIZE + end
 

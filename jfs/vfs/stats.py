@@ -59,6 +59,9 @@ def _data_path(vfs: "Vfs") -> dict[str, float]:
         "blockcache_hit_bytes": stats.hit_bytes,
         "blockcache_miss": stats.misses,
         "blockcache_miss_bytes": stats.miss_bytes,
+        "fingerprint_checks": stats.fingerprints_checked,
+        "fingerprint_mismatches": stats.fingerprints_wrong,
+        "fingerprint_mended": stats.fingerprints_mended,
         "object_request_uploading": stats.uploading,
         "object_request_errors": stats.get.errors + stats.put.errors + stats.delete.errors,
     }

@@ -375,7 +375,8 @@ class FileWriter:
         tries = self._context.put_tries
         while True:
             try:
-                await self._context.blocks.put(piece.id, number, data)
+                mark = self._context.meta.fingerprinting
+                piece.fingerprints[number] = await self._context.blocks.put(piece.id, number, data, mark=mark)
                 return
             except StoreFull as error:
                 log.error("inode %d: block %d_%d: %s", self._file.ino, piece.id, number, error)
@@ -427,7 +428,9 @@ class FileWriter:
         file = self._file
         try:
             async with context.durability:
-                written = await context.meta.write_slices(file.ino, piece.index, piece.records(), piece.mtime_ns)
+                written = await context.meta.write_slices(
+                    file.ino, piece.index, piece.records(), piece.mtime_ns, piece.fingerprint()
+                )
         except FsError as error:
             refused = REFUSED.get(error.errno)
             piece.gone = error.errno == errno.ENOENT

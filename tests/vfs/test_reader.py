@@ -208,7 +208,7 @@ async def test_sequential_reading_asks_ahead(monkeypatch: pytest.MonkeyPatch) ->
         await m.write(handle, 0, pattern(30 * BLOCK))
         await m.close(handle)
         asked: list[int] = []
-        monkeypatch.setattr(m.vfs.blocks, "prefetch", lambda slice_id, size, index: asked.append(index))
+        monkeypatch.setattr(m.vfs.blocks, "prefetch", lambda slice_id, size, index, mark: asked.append(index))
         handle = await m.open(b"f", RDONLY)
         for i in range(20):
             await m.read(handle, i * BLOCK // 2, BLOCK // 2)
