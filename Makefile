@@ -2,7 +2,7 @@
 # make demo     format a volume, mount it, use it, unmount it; leaves nothing behind
 # make check    formatting, lint, types, layers
 # make test     everything under tests/ (real mounts: root, or sudo)
-# make bench    jfs and juicefs side by side; writes docs/benchmarks.md (about 20 minutes)
+# make bench    jfs, juicefs and rclone side by side; writes docs/benchmarks.md (about half an hour)
 # make docs     docs/reference.md from the command line
 
 .DEFAULT_GOAL := setup

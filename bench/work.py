@@ -4,17 +4,19 @@ import json
 import os
 import re
 import shutil
-import sys
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
-from bench.mounts import run, settle
-
-Rows = dict[str, float]
+from bench.data import data, write_only
+from bench.mounts import Mounted, Place, binary, run, settle
+from bench.timing import Rows, for_all, timed, touch
 
 FILES = 10_000
+REMOTE_FILES = 1_000
 BENCH_ROWS = {
     "Write big file": "big file, write (MiB/s)",
     "Read big file": "big file, read (MiB/s)",
@@ -24,9 +26,9 @@ BENCH_ROWS = {
 }
 
 
-def juicefs_bench(mount: Path) -> Rows:
+def juicefs_bench(mount: Mounted) -> Rows:
     """JuiceFS's own benchmark."""
-    text = run([str(Path(sys.executable).with_name("juicefs")), "bench", "-p", "2", str(mount)])
+    text = run([binary("juicefs"), "bench", "-p", "2", str(mount.path)])
     rows = {}
     for item, name in BENCH_ROWS.items():
         found = re.search(rf"{item} \|\s*([\d.]+)", text)
@@ -36,75 +38,101 @@ def juicefs_bench(mount: Path) -> Rows:
     return rows
 
 
-def random_io(mount: Path) -> Rows:
+def random_io(mount: Mounted) -> Rows:
     """fio, one process, 4 KiB at random places of a 128 MiB file."""
     rows = {}
-    common = ["fio", "--name=r", f"--filename={mount}/random", "--size=128M", "--bs=4k", "--ioengine=psync"]
+    common = ["fio", "--name=r", f"--filename={mount.path}/random", "--size=128M", "--bs=4k", "--ioengine=psync"]
     run([*common, "--rw=write", "--bs=1M"])
-    for kind, timed in (("write", "--io_size=32M"), ("read", "--io_size=64M")):
+    for kind, amount in (("write", "--io_size=32M"), ("read", "--io_size=64M")):
         settle()
-        out = json.loads(run([*common, f"--rw=rand{kind}", timed, "--randrepeat=1", "--output-format=json"]))
+        out = json.loads(run([*common, f"--rw=rand{kind}", amount, "--randrepeat=1", "--output-format=json"]))
         rows[f"4 KiB random {kind} (ops/s)"] = out["jobs"][0][kind]["iops"]
     return rows
 
 
-def small_files(mount: Path) -> Rows:
+def small_files(mount: Mounted) -> Rows:
     """Empty files in one directory."""
-    folder = mount / "many"
+    return {f"{FILES:,} empty files, {label}": rate for label, rate in metadata(mount, FILES).items()}
+
+
+def metadata_updates(mount: Mounted) -> Rows:
+    """The same, fewer, where each change is a few round trips to a cluster; and the mean of all changes."""
+    rates = metadata(mount, REMOTE_FILES, changes=("create", "chmod", "rename", "remove"))
+    changes = [rate for label, rate in rates.items() if label.split()[0] not in ("stat", "list")]
+    mean = len(changes) / sum(1 / rate for rate in changes)
+    return {f"empty files, {label}": rate for label, rate in rates.items()} | {"metadata updates, mean (per s)": mean}
+
+
+def metadata(mount: Mounted, count: int, changes: tuple[str, ...] = ("create", "remove")) -> Rows:
+    """One after the other: what the changes take, and what it takes to see the files."""
+    folder = mount.path / "many"
     folder.mkdir()
-    names = [f"{folder}/file-{number}" for number in range(FILES)]
-
-    def create() -> None:
-        for name in names:
-            os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o644))
-
-    def stat() -> None:
-        for name in names:
-            os.stat(name)
+    names = [f"{folder}/file-{number}" for number in range(count)]
 
     def listing() -> None:
-        if len(os.listdir(folder)) != FILES:
+        if len(os.listdir(folder)) != count:
             raise SystemExit("the listing is not complete")
 
-    def remove() -> None:
-        for name in names:
-            os.unlink(name)
-
+    work: dict[str, Callable[[], None]] = {
+        "create": lambda: for_all(touch, names),
+        "stat": lambda: for_all(os.stat, names),
+        "list": listing,
+        "chmod": lambda: for_all(lambda name: os.chmod(name, 0o600), names),
+        "rename": lambda: for_all(lambda name: os.rename(name, f"{name}+"), names),
+        "remove": lambda: for_all(lambda name: os.unlink(f"{name}+" if "rename" in changes else name), names),
+    }
     rows = {}
-    for label, work in (("create", create), ("stat", stat), ("list", listing), ("remove", remove)):
-        rows[f"{FILES:,} empty files, {label} (files/s)"] = FILES / timed(work)
-        time.sleep(1.5)  # the kernel's caches of names and attributes last a second
+    for label, step in work.items():
+        if label in ("stat", "list") or label in changes:
+            rows[f"{label} (files/s)"] = count / timed(step)
+            time.sleep(1.5)  # the kernel's caches of names and attributes last a second
     return rows
 
 
-def untar(mount: Path) -> Rows:
+def untar(mount: Mounted) -> Rows:
     """Python's standard library from an archive."""
     archive = source_archive()
-    (mount / "tree").mkdir()
-    took = timed(lambda: run(["tar", "-xf", str(archive), "-C", str(mount / "tree")]))
+    (mount.path / "tree").mkdir()
+    took = timed(lambda: run(["tar", "-xf", str(archive), "-C", str(mount.path / "tree")]))
     return {"untar a source tree (per minute)": 60 / took}
 
 
-def clone(mount: Path) -> Rows:
+def clone(mount: Mounted) -> Rows:
     """git, from a repository on the local disk."""
     repository = source_repository()
-    took = timed(lambda: run(["git", "clone", "-q", "--no-hardlinks", str(repository), str(mount / "clone")]))
+    took = timed(lambda: run(["git", "clone", "-q", "--no-hardlinks", str(repository), str(mount.path / "clone")]))
     return {"git clone (per minute)": 60 / took}
 
 
-WORK: dict[str, Callable[[Path], Rows]] = {
-    "bench": juicefs_bench,
-    "random": random_io,
-    "small": small_files,
-    "untar": untar,
-    "clone": clone,
+class Comparison(NamedTuple):
+    """The same work on volumes of each program."""
+
+    section: str
+    place: Place
+    work: Callable[[Mounted], Rows]
+    others: Mapping[str, Callable[[Mounted], Rows]] = MappingProxyType({})
+
+
+LOCAL = "Metadata in SQLite, data in a directory"
+CLUSTER = "Metadata in TiKV, data in S3"
+RCLONE = {"rclone": write_only}
+
+COMPARISONS = {
+    "bench": Comparison(LOCAL, Place(), juicefs_bench),
+    "random": Comparison(LOCAL, Place(), random_io),
+    "small": Comparison(LOCAL, Place(), small_files),
+    "untar": Comparison(LOCAL, Place(), untar),
+    "clone": Comparison(LOCAL, Place(), clone),
+    "tikv-bench": Comparison(CLUSTER, Place("tikv", "s3"), juicefs_bench),
+    "tikv-meta": Comparison(CLUSTER, Place("tikv", "s3"), metadata_updates),
+    "tikv-untar": Comparison(CLUSTER, Place("tikv", "s3"), untar),
+    "file": Comparison("The data path: a directory", Place(), data),
+    "file-writeback": Comparison("The data path: a directory, with --writeback", Place(writeback=True), data),
+    "s3": Comparison("The data path: S3", Place(storage="s3"), data),
+    "s3-writeback": Comparison(
+        "The data path: S3, with --writeback", Place(storage="s3", writeback=True), data, RCLONE
+    ),
 }
-
-
-def timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def place() -> Path:
