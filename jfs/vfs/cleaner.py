@@ -55,10 +55,13 @@ class Cleaner:
     async def work_off(self) -> None:
         """Until the queue is empty."""
         async with self._working:
-            item, self._first = self._first or self._meta.deleted.take(), None
-            while item is not None:
+            while (item := self._take()) is not None:
                 await self._clean(item)
-                item = self._meta.deleted.take()
+
+    def _take(self) -> DeletedFile | SliceRef | None:
+        """The oldest item, also if `run` has it already."""
+        first, self._first = self._first, None
+        return first or self._meta.deleted.take()
 
     async def _clean(self, item: DeletedFile | SliceRef | None) -> None:
         """One batch."""
@@ -70,7 +73,7 @@ class Cleaner:
                 await self._release(item, dead)
             if len(dead) >= BATCH:
                 break
-            item = self._meta.deleted.take()
+            item = self._take()
             await trio.lowlevel.checkpoint()
         if not dead:
             return

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from jfs.errors import CorruptRecord, FsError, StoreError, first_of
+from jfs.errors import CorruptRecord, FsError, ObjectMissing, StoreError, first_of
 from jfs.meta.files import CompactionPlan
 from jfs.meta.slices import Segment, referred
 from jfs.meta.types import Ino
@@ -133,7 +133,12 @@ class Compactor:
     async def _rewrite(self, plan: CompactionPlan, new_id: int, *, eager: bool) -> bool:
         committed = False
         try:
-            fingerprint = await self._copy(plan, new_id, eager=eager)
+            try:
+                fingerprint = await self._copy(plan, new_id, eager=eager)
+            except ObjectMissing:
+                if await self._overtaken(plan):
+                    return False
+                raise
             await self._durability.sync()
             async with self._durability:
                 committed = True  # perhaps, until the answer is there: without it the blocks are gc's to judge
@@ -154,6 +159,16 @@ class Compactor:
         for ref in dead:
             self._meta.deleted.put(ref)
         return True
+
+    async def _overtaken(self, plan: CompactionPlan) -> bool:
+        """Whether another client has changed the chunk since the plan was made, or removed the file."""
+        try:
+            records = await self._meta.read_chunk(plan.ino, plan.index)
+        except FsError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return True
+        return records[: len(plan.records)] != plan.records
 
     async def _copy(self, plan: CompactionPlan, new_id: int, *, eager: bool) -> bytes:
         """Put the new slice's blocks; its fingerprint, if the volume keeps some."""

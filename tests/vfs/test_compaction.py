@@ -9,6 +9,8 @@ import pytest
 import trio
 
 from jfs.errors import FsError, StoreError
+from jfs.meta.files import CompactionPlan
+from jfs.meta.kv.memory import MemoryEngine
 from jfs.meta.types import ROOT, ROOT_INO, Ino
 from jfs.vfs import compactor as compactor_module
 from jfs.vfs.compactor import Compactor
@@ -16,7 +18,7 @@ from jfs.vfs.control import COMPACT, HEADER
 from jfs.vfs.handles import Handle
 from jfs.vfs.special_files import CONTROL_INO
 from tests.deadline import eventually_async
-from tests.vfs.mounted import RDONLY, RDWR, Mounted, mounted, pattern
+from tests.vfs.mounted import RDONLY, RDWR, Mounted, ScriptedStore, mount, mounted, pattern
 
 PROGRESS = struct.Struct(">BQQ")
 
@@ -153,6 +155,27 @@ async def test_blocks_that_cannot_be_flushed_replace_nothing() -> None:
         with pytest.raises(FsError):  # what was put before may be lost, says the disk: once
             await m.vfs.fsync(handle.fh)
         await m.close(handle)
+
+
+async def test_another_client_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has put the chunk in order and deleted the old blocks before they were read here: nothing to complain about."""
+    engine, store = MemoryEngine(), ScriptedStore()
+    async with mounted(engine=engine, store=store, trash_days=0) as m, mount(engine, store) as other:
+        handle = await pieces(m, b"f", 4)
+        candidate = m.meta.compaction_candidate
+
+        async def overtaken(ino: Ino, index: int) -> CompactionPlan | None:
+            plan = await candidate(ino, index)
+            assert await other.vfs.compactor.compact(ino, index)
+            await other.vfs.cleaner.drain()
+            return plan
+
+        monkeypatch.setattr(m.meta, "compaction_candidate", overtaken)
+        assert not await m.vfs.compactor.compact(inode(handle), 0)
+        assert len(await m.records(handle)) == 1
+        assert [key.rpartition("_")[2] for key in store.blocks()] == ["450"], "nothing is left of the work in vain"
+        await m.close(handle)
+        assert (await other.content(b"f"))[:100] == pattern(150)[:100]
 
 
 async def test_two_compactions_of_one_chunk_do_not_work_for_nothing() -> None:
