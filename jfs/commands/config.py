@@ -8,7 +8,7 @@ from jfs import units
 from jfs.commands import arguments
 from jfs.commands.format import GIB, KEYS, place
 from jfs.errors import UserError
-from jfs.meta import volume_format
+from jfs.meta import fingerprints, volume_format
 from jfs.meta.run import read, run
 from jfs.meta.secrets import SECRET_FIELDS, sealed, with_keys
 from jfs.meta.settings import Settings, go_json
@@ -49,6 +49,11 @@ STORE: Final = frozenset(("storage", "bucket", "storage_class", *KEYS))
 @arguments.switch("--dir-stats", default=None, text="keep statistics of every directory")
 @arguments.value("--upload-limit", kind=arguments.Rate(), text="most that a client uploads, Mbps; 0: no limit")
 @arguments.value("--download-limit", kind=arguments.Rate(), text="most that a client downloads, Mbps; 0: no limit")
+@arguments.switch(
+    "--fingerprint",
+    default=None,
+    text="keep (or with =false drop) the xxh3-128 of every new block in the metadata, and check what is read by it",
+)
 @arguments.switch("--encrypt-secret", text="encrypt the secrets in the settings that are stored in plain text")
 @arguments.switch("--yes", "-y", text="answer yes to every question")
 @arguments.switch("--force", text="skip the checks")
@@ -73,21 +78,31 @@ def command(arguments: tuple[str, ...], **options: Any) -> None:
 async def _config(engine: Engine, options: dict[str, Any]) -> None:
     settings = await read(engine, volume_format.load_settings)
     given = {name: options[name] for name in CHANGEABLE if options[name] is not None}
-    seal = options["encrypt_secret"]
-    if not given and not seal:
-        print(go_json(settings.public(), indent=2).decode())
+    seal, mark = options["encrypt_secret"], options["fingerprint"]
+    kept = await read(engine, fingerprints.kept)
+    if not given and not seal and mark is None:
+        extra = {"Fingerprint": fingerprints.KIND.decode()} if kept else {}
+        print(go_json(settings.public() | extra, indent=2).decode())
         return
-    await _change(engine, settings, given, seal=seal, yes=options["yes"], force=options["force"])
+    mark = None if mark == kept else mark
+    await _change(engine, settings, given, seal=seal, mark=mark, yes=options["yes"], force=options["force"])
 
 
 async def _change(
-    engine: Engine, settings: Settings, given: dict[str, Any], *, seal: bool, yes: bool, force: bool
+    engine: Engine,
+    settings: Settings,
+    given: dict[str, Any],
+    *,
+    seal: bool,
+    mark: bool | None,
+    yes: bool,
+    force: bool,
 ) -> None:
-    """Check, store and tell the changes; `seal`: encrypt the secrets too."""
+    """Check, store and tell the changes; `seal`: encrypt the secrets too; `mark`: turn fingerprints on or off."""
     if "storage" in given or "bucket" in given:
         storage = given.get("storage", settings.storage)
         given["bucket"] = place(storage, given.get("bucket", settings.bucket))
-    lines = []
+    lines = [] if mark is None else [f"fingerprint: {_show('', not mark)} -> {_show('', mark)}"]
     for name, value in given.items():
         if name in SECRET_FIELDS:
             lines.append(f"{name.replace('_', '-'):>10}: updated")
@@ -110,8 +125,15 @@ async def _change(
         return
     if not force:
         await _check(engine, settings, given, yes=yes)
-    await run(engine, volume_format.update_settings, settings, time.time_ns())
+    await _store(engine, settings, mark)
     print("\n".join(lines))
+
+
+async def _store(engine: Engine, settings: Settings, mark: bool | None) -> None:
+    await run(engine, volume_format.update_settings, settings, time.time_ns())
+    if mark is not None:
+        await engine.prepare()  # the volume may be the peer's, and lack the table
+        await fingerprints.turn(engine, on=mark)
 
 
 async def _check(engine: Engine, settings: Settings, given: dict[str, Any], *, yes: bool) -> None:

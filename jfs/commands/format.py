@@ -10,7 +10,7 @@ import click
 
 from jfs.commands import arguments
 from jfs.errors import NotFormatted, UserError
-from jfs.meta import volume_format
+from jfs.meta import fingerprints, volume_format
 from jfs.meta.engines import LOCAL_SCHEMES, split_url
 from jfs.meta.run import read, run
 from jfs.meta.secrets import opened, sealed, with_keys
@@ -75,6 +75,11 @@ KEYS: Final = ("access_key", "secret_key", "session_token")
 )
 @arguments.value("--inodes", kind=arguments.Whole(), default=0, text="limit of the volume's inodes")
 @arguments.value("--trash-days", kind=arguments.Whole(), default=1, text="days that removed files stay in the trash")
+@arguments.switch(
+    "--fingerprint",
+    default=None,
+    text="keep the xxh3-128 of every new block in the metadata, and check what is read by it",
+)
 @arguments.switch("--force", text="format over what is there")
 @arguments.switch("--no-update", text="leave a volume that is formatted already as it is")
 @arguments.not_yet(
@@ -108,12 +113,14 @@ def _existing(url: str) -> bytes | None:
         return None
 
 
-def _write(url: str, operation: Callable[..., Awaitable[object]], settings: Settings) -> None:
-    """Store the settings; tables that are missing are made."""
+def _write(url: str, operation: Callable[..., Awaitable[object]], settings: Settings, fingerprint: bool | None) -> None:
+    """Store the settings; tables that are missing are made.  `fingerprint`: turn them on or off."""
 
     async def write(engine: Engine) -> None:
         await engine.prepare()
         await run(engine, operation, settings, time.time_ns())
+        if fingerprint is not None:
+            await fingerprints.turn(engine, on=fingerprint)
         await engine.sync()
 
     with_engine(url, write, create=True, loop=True)
@@ -206,9 +213,9 @@ def _create(ctx: click.Context, url: str, name: str, options: dict[str, Any], te
         store.close()
     settings = sealed(settings)
     if text is None:
-        _write(url, volume_format.create_volume, settings)
+        _write(url, volume_format.create_volume, settings, options["fingerprint"])
     else:
-        _write(url, _overwrite, settings)
+        _write(url, _overwrite, settings, options["fingerprint"])
     _report(settings)
 
 
@@ -239,7 +246,7 @@ def _update(ctx: click.Context, url: str, name: str, options: dict[str, Any], se
         settings.set_default_class(options["storage_class"])
     settings = with_keys(settings, {key: options[key] for key in KEYS if options[key]})
     try_storage(settings)
-    _write(url, volume_format.update_settings, settings)
+    _write(url, volume_format.update_settings, settings, options["fingerprint"])
     _report(settings)
 
 

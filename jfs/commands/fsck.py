@@ -1,5 +1,5 @@
 """`jfs fsck META-URL`: the metadata obeys its rules, and every block of every slice is in the store, at its size, and (with
---verify) decrypts and decompresses to the bytes that it should have.
+--verify) decrypts and decompresses to the bytes that it should have, by its fingerprint where the volume keeps them.
 
 The blocks are listed once; what a block's absence says is asked again of the store and of the records, so that a volume in
 use gives no false alarm.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jfs.commands import arguments
 from jfs.commands.progress import Progress
-from jfs.errors import FsError, ObjectMissing, StoreError, UserError
+from jfs.errors import CorruptRecord, FsError, ObjectMissing, StoreError, UserError
 
 if TYPE_CHECKING:
     from jfs.commands.verify import Use
@@ -33,30 +33,51 @@ DRIFT: Final = frozenset({"usage", "dir stat", "session"})
 @arguments.value("--path", text="check this directory or file of the volume only (an absolute path in it)")
 @arguments.switch("--repair", text="repair the metadata where that can be done")
 @arguments.switch("--recursive", "-r", text="with --path: check all that is below it too")
-@arguments.switch("--verify", text="read every block too: decrypt, decompress and measure it")
+@arguments.switch("--verify", text="read every block too: decrypt, decompress, measure and compare it")
+@arguments.value(
+    "--cache-dir",
+    text="with --verify: cache folders that may have right copies of bad blocks; with --repair these are put back",
+)
 @arguments.switch("--sync-dir-stat", text="take wrong directory statistics for errors; with --repair, repair only them")
 @arguments.not_yet("--repair-dir-mode")
 def command(
-    arguments: tuple[str, ...], *, path: str | None, repair: bool, recursive: bool, sync_dir_stat: bool, verify: bool
+    arguments: tuple[str, ...],
+    *,
+    path: str | None,
+    repair: bool,
+    recursive: bool,
+    sync_dir_stat: bool,
+    verify: bool,
+    cache_dir: str | None,
 ) -> int:
     """Check that the metadata is sound and that every block is there."""
     import trio
 
     if path is not None and not path.startswith("/"):
         raise UserError(f'Invalid value "{path}" for "path": an absolute path in the volume is wanted')
+    if cache_dir is not None and not verify:
+        raise UserError("--cache-dir is of use with --verify only")
     repairs = frozenset[str]() if not repair else frozenset({"dir stat"}) if sync_dir_stat else None
     drift = DRIFT - {"dir stat"} if sync_dir_stat else DRIFT
-    return trio.run(_check, arguments[0], path, recursive, verify, repairs, drift)
+    return trio.run(_check, arguments[0], path, recursive, verify, cache_dir or "", repairs, drift)
 
 
 async def _check(
-    url: str, path: str | None, recursive: bool, verify: bool, repairs: frozenset[str] | None, drift: frozenset[str]
+    url: str,
+    path: str | None,
+    recursive: bool,
+    verify: bool,
+    cache_dir: str,
+    repairs: frozenset[str] | None,
+    drift: frozenset[str],
 ) -> int:
     from jfs.meta.client import ClientOptions
     from jfs.volume import open_volume
 
     options = ClientOptions(read_only=repairs == frozenset(), bgjob=False)
-    async with open_volume(url, options) as volume:
+    # The cache is no part of the check: its folders are only looked into for copies.
+    mends = repairs is None
+    async with open_volume(url, options, cache_dir=cache_dir, cache_size=0, read_only=not mends) as volume:
         with Progress() as progress:
             checker = Checker(volume, progress, repairs, drift, verify=verify)
             async with checker.verifying():
@@ -99,6 +120,8 @@ class Checker:
         self._bad: dict[str, int] = {}
         self._broken: dict[Ino, str] = {}
         self._verifier = Verifier(volume.blocks, self._found_bad) if verify else None
+        self._marks: dict[int, bytes] = {}
+        """The fingerprints of the slices that are being checked, by slice id."""
         self._sharers: dict[str, set[Ino]] = {}
         """Who else uses a block that is being verified, by its key."""
         self._unread: list[tuple[Use, StoreError]] = []
@@ -154,6 +177,7 @@ class Checker:
         step = self._progress.count("Checked chunks")
         async for chunks in all_chunks(self._meta.engine):
             step(len(chunks))
+            await self._learn([record for _, _, records in chunks for record in records])
             for ino, index, records in chunks:
                 for record in records:
                     await self._check_slice(ino, index, record)
@@ -241,10 +265,31 @@ class Checker:
         async with self._verifier.running():
             yield
         log.info("Verified %d blocks (%d bytes)", self._verifier.count, self._verifier.bytes)
+        if self._meta.fingerprinting:
+            log.info(
+                "Compared %d blocks with their fingerprints, %d have none; %d differed, %d were mended",
+                self._verifier.marked,
+                self._verifier.count - self._verifier.marked,
+                self._volume.blocks.stats.fingerprints_wrong,
+                self._volume.blocks.stats.fingerprints_mended,
+            )
         for use, error in self._unread:
             for ino in self._sharers.get(use.key, ()):
                 if ino != use.ino and await self._uses(ino, use.slice_id):
                     await self._report_bad(ino, use, error)
+
+    async def _learn(self, records: "list[Slice]") -> None:
+        """Get the fingerprints of the slices that are checked next."""
+        from jfs.meta.slices import referred
+
+        if self._verifier is None:
+            return
+        try:
+            self._marks = await self._meta.fingerprints(referred(records))
+        except CorruptRecord as error:
+            self._problems += 1
+            self._marks = {}
+            log.error("%s: blocks are not compared with the fingerprints of this part of the volume", error)
 
     async def _verify(self, ino: "Ino", record: "Slice", key: str, size: int, *, fresh: bool) -> None:
         """Have a block read once, whoever else uses it."""
@@ -253,9 +298,17 @@ class Checker:
         if self._verifier is None:
             return
         if fresh:
-            await self._verifier.put(Use(ino, record.id, key, size))
+            await self._verifier.put(Use(ino, record.id, key, size, self._mark_of(record.id, key)))
         else:
             self._sharers.setdefault(key, set()).add(ino)
+
+    def _mark_of(self, slice_id: int, key: str) -> bytes:
+        """The fingerprint of one block."""
+        from jfs.chunk.fingerprint import part_of
+        from jfs.chunk.layout import parse_name
+
+        block = parse_name(key)
+        return part_of(self._marks.get(slice_id, b""), block.index) if block is not None else b""
 
     async def _found_bad(self, use: "Use", error: StoreError) -> None:
         """A block that cannot be read matters if a file that exists still needs it."""
@@ -335,6 +388,8 @@ class Checker:
         async def chunks(tx: "Transaction") -> "list[tuple[int, list[Slice]]]":
             return await tx.chunks(ino)
 
-        for index, records in await read(self._meta.engine, chunks):
+        found = await read(self._meta.engine, chunks)
+        await self._learn([record for _, records in found for record in records])
+        for index, records in found:
             for record in records:
                 await self._check_slice(ino, index, record)

@@ -247,6 +247,14 @@ class Collector:
             step(len(page))
         return used
 
+    async def _used_or_kept(self) -> "SliceSet":
+        """Those, and what is kept after compactions."""
+        used = await self._used()
+        for each in (await self._waiting())[2]:
+            for ref in each.slices:
+                used.add(ref.id, ref.size)
+        return used
+
     async def collect(self, *, delete: bool) -> None:
         """Compare the objects with the records."""
         from jfs.commands.scan import all_blocks
@@ -282,15 +290,35 @@ class Collector:
             await self._delete(leaked)
         elif leaked:
             log.info("Please add `--delete` to clean leaked objects")
+        if self._meta.fingerprinting:
+            await self._collect_fingerprints(census, delete=delete)
+
+    async def _collect_fingerprints(self, census: Census, *, delete: bool) -> None:
+        """The peer removes slices and leaves their fingerprints."""
+        from jfs.meta import fingerprints
+
+        known = (census.used, census.dead, census.kept)
+        engine = self._meta.engine
+        suspects = [
+            ref
+            async for page in fingerprints.all_slices(engine)
+            for ref in page
+            if not any(ref in each for each in known)
+        ]
+        if suspects:  # or were written since the records were read
+            used = await self._used_or_kept()
+            suspects = [ref for ref in suspects if ref not in used]
+        if suspects and delete:
+            await fingerprints.drop(engine, suspects)
+            log.info("Deleted %d fingerprints of slices that are gone", len(suspects))
+        elif suspects:
+            log.info("%d fingerprints are of slices that are gone: add `--delete` to drop them", len(suspects))
 
     async def _still_leaked(self, suspects: "list[ObjectInfo]") -> "list[ObjectInfo]":
         """Those that no record refers to now, after the listing, either."""
         from jfs.chunk.layout import parse_name
 
-        used = await self._used()
-        for each in (await self._waiting())[2]:
-            for ref in each.slices:
-                used.add(ref.id, ref.size)
+        used = await self._used_or_kept()
         block_size = self._volume.blocks.options.block_size
         named = ((info, parse_name(info.key)) for info in suspects)
         return [info for info, block in named if block is None or not used.holds(block, block_size)]

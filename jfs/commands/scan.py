@@ -9,7 +9,7 @@ import trio
 from jfs.chunk.layout import BlockName, block_count, block_length
 from jfs.meta.run import read
 from jfs.meta.transaction import Engine, Transaction
-from jfs.meta.types import Ino, Slice
+from jfs.meta.types import Ino, Slice, SliceRef
 from jfs.object.store import ObjectInfo, ObjectStore
 
 PAGE: Final = 1000
@@ -61,6 +61,9 @@ class SliceSet:
         else:
             self._more.add((slice_id, size))
         return True
+
+    def __contains__(self, ref: SliceRef) -> bool:
+        return self._sizes.get(ref.id) == ref.size or (ref.id, ref.size) in self._more
 
     def holds(self, block: BlockName, block_size: int) -> bool:
         """Whether some slice of the set has this block, at this size."""

@@ -16,16 +16,17 @@ READERS: Final = 8
 
 
 class Use(msgspec.Struct, frozen=True):
-    """A block of `size` plain bytes of a slice, and a file that uses it."""
+    """A block of `size` plain bytes of a slice, its fingerprint if there is one, and a file that uses it."""
 
     ino: Ino
     slice_id: int
     key: str
     size: int
+    fingerprint: bytes = b""
 
 
 class Verifier:
-    """Reads, decrypts, decompresses and measures blocks in the background, past all caches."""
+    """Reads, decrypts, decompresses and measures blocks, and compares fingerprints, in the background, past all caches."""
 
     def __init__(self, blocks: BlockStore, found_bad: Callable[[Use, StoreError], Awaitable[None]]) -> None:
         self._blocks = blocks
@@ -33,6 +34,8 @@ class Verifier:
         self._to_read, self._reads = trio.open_memory_channel[Use](0)
         self.count = 0
         self.bytes = 0
+        self.marked = 0
+        """Those of them that had a fingerprint to be checked by."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -50,8 +53,9 @@ class Verifier:
     async def _read(self) -> None:
         async for use in self._reads:
             try:
-                await self._blocks.verify(use.key, use.size)
+                await self._blocks.verify(use.key, use.size, use.fingerprint)
             except StoreError as error:
                 await self._found_bad(use, error)
             self.count += 1
             self.bytes += use.size
+            self.marked += bool(use.fingerprint)
