@@ -297,7 +297,11 @@ async def forget_slice(tx: Transaction, ref: SliceRef, *, fingerprinted: bool = 
 
 async def expire_delayed(tx: Transaction, delayed: DelayedSlices) -> list[SliceRef]:
     """Slices that a compaction replaced long ago lose the reference that it kept; those that have none left."""
-    if delayed not in await tx.delayed_slices(delayed.when + 1, 1 << 30):
+    # The oldest are expired first, so it is the first one, but for those of the same second.
+    for limit in (1, 1 << 30):
+        if delayed in await tx.delayed_slices(delayed.when + 1, limit):
+            break
+    else:
         return []  # another client was faster: a second reference would be taken away
     tx.delete_delayed_slices(delayed)
     return await drop_references(tx, delayed.slices)

@@ -6,7 +6,7 @@ client's queue of deleted files and slices, which the cleaner empties.
 
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from errno import ENOENT, ENOTEMPTY
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 HOUR_S: Final = 3600
 DAY_S: Final = 24 * HOUR_S
 TRASH_GRACE_S: Final = 2 * HOUR_S
+JOB_LIMIT_S: Final = 50 * 60
+"""So long one job may take; the rest waits for its next turn."""
+
+PATIENCE_S: Final = 30.0
 QUEUE_LIMIT: Final = 100_000
 _PAGE: Final = 1000
 
@@ -39,6 +43,7 @@ class DeletedQueue:
         self._items: deque[Deleted] = deque()
         self._limit = limit
         self._waiting = trio.lowlevel.ParkingLot()
+        self._emptied = trio.lowlevel.ParkingLot()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -56,10 +61,15 @@ class DeletedQueue:
         return self._items.popleft() if self._items else None
 
     async def get(self) -> Deleted:
-        """The oldest one, once there is any."""
+        """The oldest one, once there is any; whoever calls this has dealt with those that it got before."""
         while not self._items:
+            self._emptied.unpark_all()
             await self._waiting.park()
         return self._items.popleft()
+
+    async def emptied(self) -> None:
+        """Return once `get` finds nothing."""
+        await self._emptied.park()
 
 
 # -- operations
@@ -111,14 +121,25 @@ async def _trash_page(tx: Transaction, ino: Ino, after: bytes | None) -> list[Di
 
 async def find_deleted_files(client: "MetaClient", before: int) -> int:
     """Queue files that were deleted before `before` and whose data is still there; how many were queued."""
-    found = await read(client.engine, deleted_files, before, QUEUE_LIMIT)
-    return sum(client.deleted.put(item) for item in found)
+    return await _queue_all(client, lambda: read(client.engine, deleted_files, before, QUEUE_LIMIT))
 
 
 async def find_dead_slices(client: "MetaClient") -> int:
     """Queue slices that lost their last reference and whose blocks were left; how many were queued."""
-    found = await read(client.engine, dead_slices, QUEUE_LIMIT)
-    return sum(client.deleted.put(item) for item in found)
+    return await _queue_all(client, lambda: read(client.engine, dead_slices, QUEUE_LIMIT))
+
+
+async def _queue_all(client: "MetaClient", find: Callable[[], Awaitable[Sequence[Deleted]]]) -> int:
+    """Queue what is found, and where that fills a queue, what is found once it is worked off."""
+    count = 0
+    before: Deleted | None = None
+    while True:
+        found = await find()
+        count += sum(client.deleted.put(item) for item in found)
+        if len(found) < QUEUE_LIMIT or found[0] == before:  # what could not be removed is found again
+            return count
+        before = found[0]
+        await client.deleted.emptied()
 
 
 async def expire_trash(client: "MetaClient", before: int) -> int:
@@ -145,9 +166,7 @@ async def _empty(client: "MetaClient", ino: Ino) -> int:
             try:
                 if entry.dentry.type == TYPE_DIR:
                     count += await _empty(client, entry.dentry.ino)
-                    await client.rmdir(ROOT, ino, entry.name, skip_trash=True)
-                else:
-                    await client.unlink(ROOT, ino, entry.name, skip_trash=True)
+                await _remove(client, ino, entry)
                 count += 1
             except FsError as error:
                 if error.errno != ENOENT:
@@ -156,6 +175,15 @@ async def _empty(client: "MetaClient", ino: Ino) -> int:
         if len(page) < _PAGE:
             return count
         after = page[-1].name
+
+
+async def _remove(client: "MetaClient", ino: Ino, entry: DirEntry) -> None:
+    """Not to be cut short between its commit and the booking of what it freed, unless the database does not answer."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + PATIENCE_S):
+        if entry.dentry.type == TYPE_DIR:
+            await client.rmdir(ROOT, ino, entry.name, skip_trash=True)
+        else:
+            await client.unlink(ROOT, ino, entry.name, skip_trash=True)
 
 
 async def remove_detached(client: "MetaClient", before: int) -> int:
@@ -180,14 +208,31 @@ async def expire_delayed(client: "MetaClient", before: int) -> AsyncIterator[Sli
 
 async def hourly(client: "MetaClient") -> None:
     """Do what is due in this hour and what no other client does."""
+    for counter, job in (
+        ("lastCleanupFiles", _clean_files),
+        ("nextCleanupSlices", _clean_slices),
+        ("lastCleanupTrash", _clean_trash),
+    ):
+        if not await client.claim(counter, HOUR_S):
+            continue
+        with trio.move_on_after(JOB_LIMIT_S) as scope:
+            await job(client)
+        if scope.cancelled_caught:
+            log.info("the clean-up that %s counts goes on in an hour", counter)
+
+
+async def _clean_files(client: "MetaClient") -> None:
+    await find_deleted_files(client, client.now_s() - HOUR_S)
+
+
+async def _clean_slices(client: "MetaClient") -> None:
+    await find_dead_slices(client)
+    await client.engine.collect(client.now_s())
+
+
+async def _clean_trash(client: "MetaClient") -> None:
     now_s = client.now_s()
-    if await client.claim("lastCleanupFiles", HOUR_S):
-        await find_deleted_files(client, now_s - HOUR_S)
-    if await client.claim("nextCleanupSlices", HOUR_S):
-        await find_dead_slices(client)
-        await client.engine.collect(now_s)
-    if await client.claim("lastCleanupTrash", HOUR_S):
-        days_s = client.settings.trash_days * DAY_S
-        await expire_trash(client, now_s - days_s - TRASH_GRACE_S)
-        async for ref in expire_delayed(client, now_s - days_s):
-            client.deleted.put(ref)
+    days_s = client.settings.trash_days * DAY_S
+    await expire_trash(client, now_s - days_s - TRASH_GRACE_S)
+    async for ref in expire_delayed(client, now_s - days_s):
+        client.deleted.put(ref)

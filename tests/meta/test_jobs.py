@@ -6,11 +6,13 @@ import pytest
 import trio
 import trio.testing
 
-from jfs.meta import files, jobs, schema
+from jfs.meta import background, files, jobs, schema
 from jfs.meta.client import MetaClient
 from jfs.meta.jobs import DeletedQueue
+from jfs.meta.kv.memory import MemoryEngine
 from jfs.meta.transaction import Engine, Transaction
 from jfs.meta.types import ROOT, ROOT_INO, TRASH_INO, DeletedFile, SliceRef
+from tests.deadline import eventually_async
 from tests.meta.volumes import Clock, append, assert_clean, connect, do, make_file, new_volume, remove_data
 
 
@@ -186,6 +188,106 @@ async def test_the_queue_is_bounded_and_in_order() -> None:
         queue.put(first)
         queue.put(second)
     assert got == [first, second] or got == [second, first]
+
+
+async def test_a_job_feeds_the_queue_until_nothing_is_left(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "QUEUE_LIMIT", 3)
+    clock = Clock()
+    client = await new_volume(engine, clock, trash_days=0)
+    for number in range(8):
+        ino = (await make_file(client, b"f%d" % number)).ino
+        await append(client, ino, 0, 0, 10)
+        await client.unlink(ROOT, ROOT_INO, b"f%d" % number)
+    client.deleted = DeletedQueue(limit=3)  # a client that knows nothing of them
+    clock.advance(4000)
+    removed: list[int] = []
+
+    async def empty() -> None:
+        while True:
+            client.deleted.put(await client.deleted.get())  # back into its place: nothing else was there
+            removed.extend(await remove_data(client))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(empty)
+        await jobs.hourly(client)
+        await eventually_async(lambda: len(set(removed)) == 8 and not len(client.deleted))
+        nursery.cancel_scope.cancel()
+    await jobs.find_dead_slices(client)
+    await remove_data(client)
+    assert len(set(removed)) == 8  # the next job may have found again what was just being removed
+    await assert_clean(client)
+
+
+async def test_files_that_cannot_be_removed_do_not_keep_a_job_busy(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "QUEUE_LIMIT", 1)
+    clock = Clock()
+    client = await new_volume(engine, clock, trash_days=0)
+    await make_file(client, b"f")
+    await client.unlink(ROOT, ROOT_INO, b"f")
+    client.deleted.take()
+    clock.advance(4000)
+
+    async def empty() -> None:
+        while True:
+            await client.deleted.get()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(empty)
+        with trio.fail_after(20):
+            assert await jobs.find_deleted_files(client, client.now_s()) == 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_each_job_of_the_hour_has_a_limit(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "JOB_LIMIT_S", 0.05)
+    clock = Clock()
+    client = await new_volume(engine, clock, trash_days=1)
+    await make_file(client, b"f")
+    await client.unlink(ROOT, ROOT_INO, b"f")
+    clock.advance(40 * 3600)
+    began: list[str] = []
+
+    async def endless(client: MetaClient, before: int) -> int:
+        began.append("files")
+        await trio.sleep_forever()
+        return 0
+
+    monkeypatch.setattr(jobs, "find_deleted_files", endless)
+    await jobs.hourly(client)
+    assert began == ["files"]
+    assert await client.readdir(ROOT, TRASH_INO, None, 10) == []
+    await jobs.hourly(client)
+    assert began == ["files"]  # it goes on in an hour
+
+
+@pytest.mark.parametrize("bgjob", [False, True])
+async def test_jobs_are_for_clients_that_do_them(bgjob: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "JOBS_S", 0.01)
+    done: list[str] = []
+
+    async def hourly(client: MetaClient) -> None:
+        done.append("hourly")
+
+    async def clean(client: MetaClient) -> None:
+        done.append("sessions")
+
+    async def load(client: MetaClient) -> None:
+        done.append("heartbeat")
+
+    monkeypatch.setattr(jobs, "hourly", hourly)
+    monkeypatch.setattr(MetaClient, "clean_stale_sessions", clean)
+    monkeypatch.setattr(MetaClient, "load_usage", load)
+    client = await new_volume(MemoryEngine())
+    client.options.bgjob = bgjob
+    client.options.heartbeat_s = 0.01
+    async with trio.open_nursery() as nursery:
+        await nursery.start(client.run)
+        wanted = {"hourly", "sessions", "heartbeat"} if bgjob else {"heartbeat"}
+        await eventually_async(lambda: done.count("heartbeat") > 5 and wanted <= set(done))
+        nursery.cancel_scope.cancel()
+    assert set(done) == wanted
 
 
 @pytest.mark.parametrize("read_only", [True, False])
