@@ -489,7 +489,8 @@ class MetaClient:
 
     async def _let_go(self, ino: Ino) -> None:
         """Delete an inode that lived on for this session's handles.  If it fails, the end of the session does it."""
-        with trio.CancelScope(shield=True):
+        with trio.CancelScope(shield=True), self.open_files.removal() as removal:
+            removal.inos.add(ino)  # an open by a name that was looked up before waits, and finds that it is gone
             deleted = await self.write(files.sustained_gone, self.sid, ino, self.now_ns())
         if deleted is not None:
             self.deleted.put(deleted)

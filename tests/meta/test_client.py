@@ -224,6 +224,37 @@ async def test_open_waits_for_a_removal_that_found_the_file_closed(engine: Engin
     assert not client.is_open(ino)
 
 
+async def test_open_waits_for_the_end_of_an_inode_without_a_name(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name looked up before its removal leads to an inode that goes with its last close: no handle on that."""
+    client = await new_volume(engine, trash_days=0)
+    entry = await client.create(ROOT, ROOT_INO, b"f", 0o644, os.O_RDWR)
+    await client.unlink(ROOT, ROOT_INO, b"f", skip_trash=True)
+    write = client.write
+    going, go = trio.Event(), trio.Event()
+
+    async def held_up(*args: Any, **options: Any) -> Any:
+        going.set()
+        await go.wait()
+        return await write(*args, **options)
+
+    monkeypatch.setattr(client, "write", held_up)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.close, entry.ino)
+        await going.wait()
+
+        async def refused() -> None:
+            with pytest.raises(FsError) as caught:
+                await client.open(ROOT, entry.ino, os.O_RDONLY)
+            assert caught.value.errno == errno.ENOENT
+
+        nursery.start_soon(refused)
+        await trio.testing.wait_all_tasks_blocked()
+        go.set()
+    assert not client.is_open(entry.ino)
+
+
 async def test_hard_links_and_names(engine: Engine) -> None:
     client = await new_volume(engine)
     entry = await make_file(client, b"f")
