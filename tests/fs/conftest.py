@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.mounts import JFS, PEER, Mount, Volume, format_volume
+from tests.tikv.fixtures import fresh_address
 
 # JFS_TEST_CLIENT=juicefs runs this folder on the peer, which proves the tests themselves
 CLIENT = PEER if os.environ.get("JFS_TEST_CLIENT") == "juicefs" else JFS
@@ -20,9 +21,11 @@ class Places(NamedTuple):
     local: Path
 
 
-@pytest.fixture(scope="session")
-def fs_volume(tmp_path_factory: pytest.TempPathFactory) -> Volume:
-    return format_volume(CLIENT, tmp_path_factory.mktemp("fs"), "fs-tests", "--trash-days", "0")
+@pytest.fixture(scope="session", params=["sqlite3", "tikv"])
+def fs_volume(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Volume:
+    address = fresh_address(request.getfixturevalue("tikv_cluster")) if request.param == "tikv" else ""
+    folder = tmp_path_factory.mktemp("fs")
+    return format_volume(CLIENT, folder, "fs-tests", "--trash-days", "0", address=address)
 
 
 @pytest.fixture(scope="module")

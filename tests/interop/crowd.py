@@ -24,6 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+MOST_FILES = 40
+"""A worker's own; looking at all of them takes time at the end."""
+
 COMMON = 2
 """Logs and counters shared by all workers."""
 
@@ -104,7 +107,8 @@ class Worker:
         if len(self.files) < 5:
             self.make()
             return
-        action = self.dice.choice([self.make, self.rewrite, self.extend, self.cut, self.move, self.link, self.drop])
+        actions = [self.make, self.rewrite, self.extend, self.cut, self.move, self.link, self.drop]
+        action = self.drop if len(self.files) > MOST_FILES else self.dice.choice(actions)
         self.steps[action.__name__] += 1
         action()
         if self.files and self.dice.random() < 0.5:

@@ -1,4 +1,4 @@
-"""Both programs have the volume mounted at once, on one SQLite file."""
+"""Both programs have the volume mounted at once, on one SQLite file or in one TiKV cluster."""
 
 import json
 import os
@@ -17,8 +17,8 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def volume(tmp_path: Path) -> Volume:
-    return format_volume(JFS, tmp_path, "both")
+def volume(tmp_path: Path, new_address: Callable[[], str]) -> Volume:
+    return format_volume(JFS, tmp_path, "both", address=new_address())
 
 
 @pytest.fixture

@@ -57,7 +57,9 @@ def hand_over(volume: Volume, pair: tuple[Client, Client], folder: Path, *, tras
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_there_and_back(tmp_path: Path, pair: tuple[Client, Client], layout: str) -> None:
+def test_there_and_back(
+    tmp_path: Path, pair: tuple[Client, Client], layout: str, new_address: Callable[[], str]
+) -> None:
     volume = format_volume(pair[0], tmp_path / "v", "shared", *LAYOUTS[layout])
     hand_over(volume, pair, tmp_path, trash="no trash" not in layout)
 
@@ -78,8 +80,8 @@ def dump(volume: Volume) -> dict[str, Any]:
 KINDS = {"regular": "-", "directory": "d", "symlink": "l", "fifo": "p", "chardev": "c", "blockdev": "b", "socket": "s"}
 
 
-def test_dump_tells_what_the_mount_shows(tmp_path: Path) -> None:
-    volume = format_volume(JFS, tmp_path, "dumped")
+def test_dump_tells_what_the_mount_shows(tmp_path: Path, new_address: Callable[[], str]) -> None:
+    volume = format_volume(JFS, tmp_path, "dumped", address=new_address())
     with volume.mounted(JFS, "--enable-xattr") as mount:
         room = mount.path / "room"
         room.mkdir()
@@ -121,10 +123,10 @@ def facts(volume: Volume) -> dict[str, Any]:
     return {"nodes": plain, "trash": trashed, "counters": counters, "left": (full["Sustained"], full["DelFiles"])}
 
 
-def test_both_leave_the_same_records(tmp_path: Path) -> None:
+def test_both_leave_the_same_records(tmp_path: Path, new_address: Callable[[], str]) -> None:
     volumes = []
     for client in (JFS, PEER):
-        volume = format_volume(client, tmp_path / client.name, "same")
+        volume = format_volume(client, tmp_path / client.name, "same", address=new_address())
         fill(volume, client, first_hand)
         fill(volume, client, second_hand)
         volumes.append(volume)
@@ -132,10 +134,10 @@ def test_both_leave_the_same_records(tmp_path: Path) -> None:
     assert ours == theirs
 
 
-def test_settings_are_told_alike(tmp_path: Path, pair: tuple[Client, Client]) -> None:
+def test_settings_are_told_alike(tmp_path: Path, pair: tuple[Client, Client], new_address: Callable[[], str]) -> None:
     first, second = pair
     flags = ("--capacity", "3", "--inodes", "1000", "--trash-days", "7", "--compress", "lz4", "--hash-prefix")
-    volume = format_volume(first, tmp_path, "settings", *flags)
+    volume = format_volume(first, tmp_path, "settings", *flags, address=new_address())
     tell = [(client.run("config", volume.url).stdout, client.run("status", volume.url).stdout) for client in pair]
     assert tell[0] == tell[1]
     changed = second.run("config", volume.url, "--capacity", "5", "--trash-days", "2")
@@ -146,8 +148,8 @@ def test_settings_are_told_alike(tmp_path: Path, pair: tuple[Client, Client]) ->
     assert (setting["Capacity"], setting["TrashDays"]) == (5 << 30, 2)
 
 
-def test_limits_of_the_other_hold(tmp_path: Path) -> None:
-    volume = format_volume(PEER, tmp_path, "limits", "--inodes", "40")
+def test_limits_of_the_other_hold(tmp_path: Path, new_address: Callable[[], str]) -> None:
+    volume = format_volume(PEER, tmp_path, "limits", "--inodes", "40", address=new_address())
     with volume.mounted(JFS) as mount:
         made = 0
         with pytest.raises(OSError, match="No space left on device"):
