@@ -110,25 +110,26 @@ class BlockStore:
     ) -> bytes | bytearray | None:
         """The range if it is in memory (a cache's or the kernel's), without waiting; None: use `read`.
 
-        With a fingerprint only from a cache: what the kernel has of an object is not checked.
+        With a fingerprint from a cache, or by a look at the whole block if it is small.
         """
-        local = self._local and not fingerprint
-        if self._cache is None and not local:
+        if self._cache is None and not self._local:
             return None
         block_size = self.options.block_size
         index, inside = divmod(offset, block_size)
         if inside + length <= block_size:
-            return self._part_now(slice_id, index, block_length(size, index, block_size), inside, length, local)
+            wanted = part_of(fingerprint, index) if fingerprint else b""
+            return self._part_now(slice_id, index, block_length(size, index, block_size), inside, length, wanted)
         parts: list[bytes | bytearray] = []
         for index, inside, part in block_ranges(offset, length, block_size):
-            data = self._part_now(slice_id, index, block_length(size, index, block_size), inside, part, local)
+            wanted = part_of(fingerprint, index)
+            data = self._part_now(slice_id, index, block_length(size, index, block_size), inside, part, wanted)
             if data is None:
                 return None
             parts.append(data)
         return b"".join(parts)
 
     def _part_now(
-        self, slice_id: int, index: int, size: int, inside: int, length: int, local: bool
+        self, slice_id: int, index: int, size: int, inside: int, length: int, wanted: bytes
     ) -> bytes | bytearray | None:
         key = block_key(slice_id, index, size, hash_prefix=self.options.hash_prefix)
         if self._cache is not None:
@@ -136,14 +137,17 @@ class BlockStore:
             if cached is not None:
                 self._count_hit(length)
                 return cached
-        if not local or inside + length > size:
+        if not self._local or inside + length > size or (wanted and size > INLINE_READ):
             return None
+        start, end = (0, size) if wanted else (inside, inside + length)
         path = self._store.local_path(key)
-        data = None if path is None else self._descriptors.read(path, inside, length)
-        if data is not None:
-            self.stats.get.requests += 1
-            self.stats.get.bytes += length
-        return data
+        data = None if path is None else self._descriptors.read(path, start, end - start)
+        if data is None or (wanted and fingerprint_of(data) != wanted):
+            return None  # `read` knows what to do about a bad one
+        self.stats.fingerprints_checked += bool(wanted)
+        self.stats.get.requests += 1
+        self.stats.get.bytes += len(data)
+        return data if end - start == length else data[inside : inside + length]
 
     async def read(self, slice_id: int, size: int, offset: int, length: int, fingerprint: bytes = b"") -> Buffer:
         """The bytes [offset, offset+length) of the slice, which has `size`.  Raises StoreError, never gives fewer.
@@ -339,11 +343,12 @@ class BlockStore:
         b"" without.
         """
         size = len(data)
-        fingerprint = await _mark(data) if mark else b""
+        first = mark and (size <= INLINE_FINGERPRINT or (stage and self.options.writeback))
+        fingerprint = await _mark(data) if first else b""
         key = block_key(slice_id, index, size, hash_prefix=self.options.hash_prefix)
         staged = stage and self.options.writeback and await self._stage(key, data)
         if not staged:
-            await self._put_object(key, data)
+            fingerprint = await self._put_object(key, data, mark=mark and not first) or fingerprint
         self._unsynced.add(key)
         if len(self._unsynced) >= MOST_UNSYNCED:
             self._many_unsynced.set()
@@ -365,13 +370,14 @@ class BlockStore:
             self._took(time.monotonic() - start)
         return staged
 
-    async def _put_object(self, key: str, data: Buffer) -> None:
+    async def _put_object(self, key: str, data: Buffer, *, mark: bool) -> bytes:
+        """Store the block; its fingerprint with `mark`, made by the thread that uploads: the bytes are near it then."""
         inline = self._local and len(data) <= INLINE_PUT and time.monotonic() >= self._inline_from
         if inline and self._store.local_path(key) is not None and self._put_inline(key, data):
-            return
+            return b""
         self.stats.uploading += 1
         try:
-            await trio.to_thread.run_sync(self._upload, self._store, key, data, limiter=self._uploads)
+            return await trio.to_thread.run_sync(self._upload, self._store, key, data, mark, limiter=self._uploads)
         finally:
             self.stats.uploading -= 1
 
@@ -394,10 +400,12 @@ class BlockStore:
         self.stats.put.bytes += len(data)
         return True
 
-    def _upload(self, store: ObjectStore, key: str, data: Buffer) -> None:
+    def _upload(self, store: ObjectStore, key: str, data: Buffer, mark: bool = False) -> bytes:
+        fingerprint = fingerprint_of(data) if mark else b""
         encoded = self._codec.encode(data)
         _counted(self.stats.put, lambda: store.put(key, encoded))
         self.stats.put.bytes += len(encoded)
+        return fingerprint
 
     def _upload_once(self, key: str, data: Buffer) -> None:
         """For staged blocks: whoever uploads them has patience enough, and can be cancelled."""
