@@ -3,7 +3,7 @@
 Order.  A staged file goes only when its object is as durable as the file was: a block that somebody's fsync has acknowledged is
 flushed in the store first (remote stores: put means stored); one that nobody has asked for yet is left to the next sync.
 
-A store that fails is asked again and again, by each worker after a short pause that grows to 1.5 s; the log says so at once and
+A store that fails is asked again and again, by each worker after a short pause that grows to 1 s; the log says so at once and
 then each minute.  A block that cannot be one (see `staging_dir`) is moved aside; one whose file is gone was uploaded by another
 mount of the same folder, or is looked for behind its second link.
 """

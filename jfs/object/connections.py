@@ -24,8 +24,23 @@ from jfs.object.store import Buffer
 CONNECT_S: Final = 5.0
 """Longest wait for a connection to be made."""
 
+DEAD_S: Final = 5
+"""A connection whose other end has acknowledged nothing for so long (data, or a probe while an answer is awaited) is given up.
+
+The kernel sends again after pauses that double: after an outage of 20 s the next try may come 6 s late, and a lost answer never
+does.  A new connection is made within a second.  A server that only takes its time acknowledges all the same.
+"""
+
 IDLE_S: Final = 30.0
 """A connection that has been idle for longer is not trusted: servers and firewalls drop them, often without a word."""
+
+WATCHED: Final = (
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_S * 1000),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 2),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+)
+"""DEAD_S, and probes from the second second of silence on."""
 
 BLOCK: Final = 1 << 20
 
@@ -229,6 +244,9 @@ def _connect(connection: _Plain | _Tls) -> None:
         connection.connect()
     except TimeoutError as error:
         raise OSError(f"no connection within {connection.timeout:g} s") from error
+    assert connection.timed is not None
+    for level, option, value in WATCHED:
+        connection.timed.sock.setsockopt(level, option, value)
 
 
 def _readable(connection: _Plain | _Tls) -> bool:

@@ -18,7 +18,7 @@ from jfs.object.store import Buffer, ObjectInfo, ObjectStore
 T = TypeVar("T")
 
 FIRST_DELAY: Final = 0.05
-LONGEST_DELAY: Final = 1.5
+LONGEST_DELAY: Final = 1.0
 FINAL: Final = (ObjectMissing, BadObject, StoreFull)
 
 log = logging.getLogger(__name__)

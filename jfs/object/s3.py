@@ -7,6 +7,7 @@ Every object carries the CRC-32C of its bytes in its metadata, as the peer's do,
 """
 
 import contextlib
+import errno
 import http.client
 import logging
 import ssl
@@ -108,6 +109,8 @@ class S3Store:
         try:
             answer = connections.request(method, f"{path}?{words}" if words else path, signed, body, timeout=timeout)
         except TimeoutError as error:
+            if error.errno == errno.ETIMEDOUT:  # the kernel's own: nothing comes from there at all
+                raise StoreError(f"{call}: {self.place.host}: the connection is dead") from error
             raise StoreError(f"{call}: {self.place.host} did not answer within {timeout:g} s") from error
         except (OSError, http.client.HTTPException) as error:
             raise StoreError(f"{call}: {self.place.host}: {_words(error)}") from error

@@ -22,6 +22,7 @@ from enum import StrEnum
 from typing import Self
 
 from tests.deadline import eventually
+from tests.faults.black_hole import Cable
 
 PIECE = 64 << 10
 SLOW_PIECE = 16 << 10
@@ -40,12 +41,17 @@ class Fault(StrEnum):
     RESET_ANSWER = "connections are reset half-way through an answer's body"
     CUT = "answers end half-way through the body that they announce"
     SHORT = "answers have half of their body, and say that this is all"
+    LOST = "packets vanish"
     WRONG = "a bit of an answer's body is flipped"
     SLOW = "bodies trickle"
 
 
 ON_READS = {Fault.RESET_ANSWER, Fault.CUT, Fault.SHORT, Fault.WRONG}
 """These strike answers to GET only: others have no body worth it."""
+
+
+WHOLE = {Fault.AWAY, Fault.HANG, Fault.LOST}
+"""These strike everybody, whoever asks."""
 
 
 class Reset(Exception):
@@ -71,10 +77,11 @@ class Request:
 
 
 class Proxy:
-    """Listens on `port` of this machine for the server on `server_port`."""
+    """Listens on `port` of this machine, or at the far end of a cable, for the server on `server_port`."""
 
-    def __init__(self, server_port: int, port: int) -> None:
+    def __init__(self, server_port: int, port: int, cable: Cable | None = None) -> None:
         self.port = port
+        self.cable = cable
         self.struck: Counter[Fault] = Counter()
         """How often each fault struck a request."""
         self._server_port = server_port
@@ -92,7 +99,7 @@ class Proxy:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.cable.far if self.cable else '127.0.0.1'}:{self.port}"
 
     def __enter__(self) -> Self:
         self._listen()
@@ -109,17 +116,22 @@ class Proxy:
     # -- what tests do
 
     def fail(self, fault: Fault, share: float = 1.0) -> None:
-        """From now on; `share`: the part of the requests that it strikes (those that come in: AWAY and HANG strike all)."""
+        """From now on; `share`: the part of the requests that it strikes (those that come in; of WHOLE faults no part)."""
         with self._well:
             self._share = share
             self._fault = fault
         if fault is Fault.AWAY:
             self._leave()
+        if fault is Fault.LOST:
+            assert self.cable is not None
+            self.cable.cut()
 
     def mend(self) -> None:
         """The end of whatever was wrong."""
         with self._well:
             was, self._fault = self._fault, None
+            if was is Fault.LOST and self.cable is not None:
+                self.cable.mend()
             self.ended = time.monotonic()
             self._well.notify_all()
         if was is Fault.AWAY and not self._closed.is_set():
@@ -147,7 +159,10 @@ class Proxy:
     # -- connections
 
     def _listen(self) -> None:
-        listener = socket.create_server(("127.0.0.1", self.port), backlog=128)
+        if self.cable is not None:
+            listener = self.cable.listen(self.port)
+        else:
+            listener = socket.create_server(("127.0.0.1", self.port), backlog=128)
         self._listener = listener
         self._start(self._accept, listener)
 
@@ -199,7 +214,7 @@ class Proxy:
         """The fault that is this request's."""
         with self._well:
             fault = self._fault
-            if fault is None or fault in (Fault.AWAY, Fault.HANG):
+            if fault is None or fault in WHOLE:
                 return None
             wanted = {"GET"} if fault in ON_READS else {"PUT"} if fault is Fault.RESET_REQUEST else {"PUT", "GET"}
             if request.method not in wanted or self._dice.random() >= self._share:

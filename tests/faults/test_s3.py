@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.deadline import eventually
+from tests.faults.black_hole import Cable
 from tests.faults.conftest import writing
 from tests.faults.proxy import Fault, Proxy
 from tests.faults.test_store import noise, write_and_sync
@@ -18,7 +19,7 @@ from tests.mounts import JFS, Volume, format_volume
 from tests.s3server import S3Server, free_ports
 
 MIB = 1 << 20
-# a loaded machine may add to the 1.5 s that a client waits at most between two tries; the peer needs 10 s
+# a loaded machine may add to the second that a client waits at most between two tries; the peer needs 10 s
 RESUMES_S = 3.0
 TROUBLE = ["trying again", "cannot be uploaded yet"]
 UNREAD = ["cannot be read", "is bad", "does not match its checksum", "trying again", "read inode"]
@@ -29,7 +30,8 @@ NewVolume = Callable[..., Volume]
 
 @pytest.fixture
 def proxy(s3_server: S3Server) -> Generator[Proxy, None, None]:
-    with Proxy(s3_server.port, free_ports(1)) as proxy:
+    """At the far end of a cable, so that packets can be lost on their way to it."""
+    with Cable() as cable, Proxy(s3_server.port, free_ports(1), cable) as proxy:
         yield proxy
 
 
@@ -57,6 +59,7 @@ OUTAGES = {
     "away": (Fault.AWAY, 20.0),
     "503": (Fault.BUSY, 10.0),
     "frozen": (Fault.HANG, 10.0),
+    "lost": (Fault.LOST, 20.0),
     "timing out": (Fault.SILENT, 10.0),
 }
 
@@ -67,7 +70,7 @@ def test_an_outage_under_load(new_volume: NewVolume, proxy: Proxy, tmp_path: Pat
     fault, seconds = OUTAGES[kind]
     direct, lazy = new_volume("direct", "--hash-prefix"), new_volume("lazy", "--compress", "lz4")
     logs = {volume.name: tmp_path / f"{volume.name}.log" for volume in (direct, lazy)}
-    timeouts = ("--put-timeout", "3s", "--get-timeout", "3s")
+    timeouts = ("--put-timeout", "2s", "--get-timeout", "2s") if fault is Fault.SILENT else ()
     with (
         direct.mounted(JFS, *timeouts, expect_log=TROUBLE) as mount,
         lazy.mounted(JFS, *timeouts, "--writeback", expect_log=TROUBLE) as back,
