@@ -1,5 +1,6 @@
 """The engine on a cluster that misbehaves: nothing is lost, nothing is done twice, nothing hangs for ever."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -9,15 +10,16 @@ from pathlib import Path
 import pytest
 import trio
 
-from jfs.errors import Conflict, FsError, Unavailable, UserError
+from jfs.errors import FsError, Unavailable, UserError
 from jfs.meta import run as running
 from jfs.meta.client import MetaClient
 from jfs.meta.engines import open_engine
-from jfs.meta.kv import tikv
-from jfs.meta.kv.tikv import TikvEngine
+from jfs.meta.kv import tikv_native as tikv
+from jfs.meta.kv.tikv_native import TikvEngine
 from jfs.meta.run import read, run
 from jfs.meta.transaction import Transaction
 from jfs.meta.types import ROOT, ROOT_INO
+from jfs.tikv import commit
 from tests.meta.volumes import assert_clean, make_file, new_volume
 from tests.tikv.cluster import Cluster, free_ports
 
@@ -42,23 +44,24 @@ async def counter(tx: Transaction) -> int:
 
 
 @pytest.mark.logs(AWAY)
+@pytest.mark.parametrize("apart", [False, True], ids=["one region", "two regions"])
 @pytest.mark.parametrize("call", ["commit", "prewrite"])
 @pytest.mark.parametrize("kind", ["drop_after", "drop_before"])
-async def test_a_lost_answer_of_a_commit_is_settled(tikv_cluster: Cluster, call: str, kind: str) -> None:
-    engine = engine_on(tikv_cluster, f"lost-{call}-{kind}")
-    await run(engine, add, 1)
-    fault = tikv_cluster.control.fault(call, kind)
+async def test_a_lost_answer_of_a_commit_is_settled(tikv_cluster: Cluster, call: str, kind: str, apart: bool) -> None:
+    engine = engine_on(tikv_cluster, f"lost-{call}-{kind}-{apart}")
+    if apart:
+        tikv_cluster.control.split(engine.prefix + b"CtotalInodes")
 
-    async def mend() -> None:
-        while tikv_cluster.control.hits(fault) < 11:  # the library has given up by then
-            await trio.sleep(0.05)
-        tikv_cluster.control.clear_faults()
+    async def add_two(tx: Transaction) -> int:
+        await tx.add_counter("nextInode", 1)
+        return await tx.add_counter("totalInodes", 1)
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(mend)
-        value, _ = await run(engine, add, 1)
+    await run(engine, add_two)
+    tikv_cluster.control.fault(call, kind, times=1)
+    value, _ = await run(engine, add_two)
     assert value == 2
-    assert await read(engine, counter) == 2
+    async with engine.transaction(write=False) as tx:
+        assert [await tx.counter(name) for name in ("nextInode", "totalInodes")] == [2, 2]
 
 
 @pytest.mark.logs(AWAY)
@@ -69,87 +72,44 @@ async def test_counting_through_lost_answers_and_moves_counts_right(tikv_cluster
 
     async def count() -> None:
         nonlocal done
-        for _ in range(20):
+        for _ in range(50):
             await run(engine, add, 1)
             done += 1
 
     async def trouble() -> None:
         control = tikv_cluster.control
-        for turn in range(6):
-            fault = control.fault("commit" if turn % 2 else "prewrite", "drop_after")
-            await trio.sleep(0.2)
+        stores = sorted({region.store for region in control.regions()} | {1, 2})
+        for turn in range(10_000):
+            fault = control.fault("prewrite", "drop_after" if turn % 2 else "drop_before", times=2)
+            await trio.sleep(0.05)
             control.clear_faults(fault)
             region = control.region_of(engine.prefix + b"C")
-            control.transfer(region.id, 3 - region.store if region.store in (1, 2) else region.store)
-            await trio.sleep(0.1)
+            with contextlib.suppress(ValueError):  # the other store's number is not known for sure
+                control.transfer(region.id, next(store for store in stores if store != region.store))
 
     async with trio.open_nursery() as nursery:
-        for _ in range(4):
-            nursery.start_soon(count)
         nursery.start_soon(trouble)
-    assert done == 80
-    assert await read(engine, counter) == 80
+        async with trio.open_nursery() as counting:
+            for _ in range(4):
+                counting.start_soon(count)
+        nursery.cancel_scope.cancel()
+    tikv_cluster.control.clear_faults()
+    assert done == 200
+    assert await read(engine, counter) == 200
 
 
-@pytest.mark.logs(AWAY, "it is unknown whether a transaction was committed", "Input/output error")
+@pytest.mark.logs(AWAY, "it is unknown whether a transaction was committed")
 async def test_an_outcome_that_cannot_be_found_out_is_an_error(
     tikv_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tikv, "SETTLE_S", 0.5)
+    monkeypatch.setattr(commit, "SETTLE_S", 0.5)
     engine = engine_on(tikv_cluster, "unknown")
     await run(engine, add, 1)
-    tikv_cluster.control.fault("commit", "drop_after")
-    tikv_cluster.control.fault("get", "drop_before")
+    tikv_cluster.control.fault("prewrite", "drop_after")
+    tikv_cluster.control.fault("check_txn_status", "drop_before")
     with pytest.raises(FsError) as failed:
-        async with engine.transaction(write=True) as tx:
-            tx.put_counter("totalInodes", 5)
+        await run(engine, add, 1)
     assert failed.value.errno == errno.EIO
-
-
-async def test_commits_at_once_do_not_meet_at_their_markers(tikv_cluster: Cluster) -> None:
-    engine = engine_on(tikv_cluster, "atonce")
-    await run(engine, add, 1)
-
-    async def work(worker: int) -> None:
-        for number in range(20):
-            async with engine.transaction(write=True) as tx:
-                await tx.attr(worker)
-                tx.put_counter(f"{worker}-{number}", 1)
-
-    async with trio.open_nursery() as nursery:
-        for worker in range(16):
-            nursery.start_soon(work, worker)
-    assert len(engine.slots) <= 48
-
-
-async def test_markers_go_with_their_client(tikv_cluster: Cluster) -> None:
-    client = await new_volume(engine_on(tikv_cluster, "markers"))
-    await make_file(client, b"f")
-    engine = client.engine
-    assert isinstance(engine, TikvEngine)
-
-    async def markers() -> int:
-        async with engine.transaction(write=False) as tx:
-            return len(await tx.kv.scan(tikv.MARKER, tikv.MARKER + b"\xff"))
-
-    assert await markers() == 1
-    await engine.close()
-    assert await markers() == 0
-
-
-async def test_markers_of_dead_clients_are_collected(tikv_cluster: Cluster) -> None:
-    dead, alive = engine_on(tikv_cluster, "oldmarks"), engine_on(tikv_cluster, "oldmarks")
-    await run(dead, add, 1)
-    async with alive.transaction(write=False) as tx:
-        ((_, value),) = await tx.kv.scan(tikv.MARKER, tikv.MARKER + b"\xff")
-    made = tikv._MARK.unpack(value)[1]
-    await alive.collect(made + tikv.MARKER_AGE_S)
-    async with alive.transaction(write=False) as tx:
-        assert dead.identity in (await tx.kv.scan(tikv.MARKER, tikv.MARKER + b"\xff"))[0][0]
-    await alive.collect(made + tikv.MARKER_AGE_S + 1)
-    async with alive.transaction(write=False) as tx:
-        left = await tx.kv.scan(tikv.MARKER, tikv.MARKER + b"\xff")
-    assert not [key for key, _ in left if dead.identity in key]
 
 
 # -- a cluster that is away
@@ -186,29 +146,22 @@ async def test_waiting_ends_in_eio(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 async def test_a_placement_driver_that_hangs_is_not_waited_for_longer(
     tikv_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And what it hands out later is rolled back, not dropped."""
-    monkeypatch.setattr(tikv, "ANSWER_S", 0.5)
+    monkeypatch.setattr(tikv, "PATIENCE_S", 0.5)
     engine = engine_on(tikv_cluster, "hung")
     await run(engine, add, 1)
     fault = tikv_cluster.control.fault("tso", "hang")
-    for write in (True, False):
-        with pytest.raises(Unavailable):
-            async with engine.transaction(write=write):
-                pass
+    with trio.fail_after(20), pytest.raises(Unavailable):
+        async with engine.transaction(write=True):
+            pass
     tikv_cluster.control.clear_faults(fault)
-    monkeypatch.setattr(tikv, "ANSWER_S", 9.0)
     assert (await run(engine, add, 1))[0] == 2
 
 
-@pytest.mark.logs(AWAY)
-async def test_a_region_that_was_met_without_a_leader_is_found_later(tikv_cluster: Cluster) -> None:
+async def test_a_region_whose_leader_is_not_known_is_asked_for_it(tikv_cluster: Cluster) -> None:
     tikv_cluster.control.fault("pd", "leaderless")
     engine = engine_on(tikv_cluster, "leaderless")
-    with pytest.raises(Conflict):
-        async with engine.transaction(write=False) as tx:
-            await tx.attr(1)
-    tikv_cluster.control.clear_faults()
-    assert await read(engine, counter) == 0
+    assert (await run(engine, add, 1))[0] == 1
+    assert await read(engine, counter) == 1
 
 
 @pytest.mark.parametrize("kind", ["server_is_busy", "not_leader", "epoch_not_match"])
@@ -252,7 +205,8 @@ async def test_somebody_there_who_says_nothing() -> None:
     [
         ("tikv:///vol", "a tikv URL names its placement drivers"),
         ("tikv://host:port/vol", "host:port is no address of a placement driver"),
-        ("tikv://host/vol?ca=/etc/ca.pem", "parameter ca of the meta URL: .* has no TLS"),
+        ("tikv://host/vol?ca=/nowhere/ca.pem", "the TLS files of the meta URL cannot be used: .*No such file"),
+        ("tikv://host/vol?cert=/nowhere/c.pem", "TLS to TiKV takes the parameters ca, cert and key"),
         ("tikv://host/vol?gc-interval=soon", "gc-interval=soon"),
         ("tikv://host/vol?timeout=3", "unknown parameter timeout of a tikv URL"),
     ],
@@ -260,18 +214,6 @@ async def test_somebody_there_who_says_nothing() -> None:
 def test_urls_that_are_refused(url: str, why: str) -> None:
     with pytest.raises(UserError, match=why):
         open_engine(url)
-
-
-def test_a_platform_without_the_client_library_says_so() -> None:
-    code = (
-        "import sys, trio; sys.modules['tikv_client'] = None\n"
-        "from jfs.errors import UserError\n"
-        "from jfs.meta.engines import open_engine\n"
-        "try: trio.run(open_engine('tikv://127.0.0.1:1/vol').open)\n"
-        "except UserError as error: print(error)\n"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "tikv:// needs the package tikv-client" in shown.stdout, shown.stderr
 
 
 # -- sizes
@@ -294,15 +236,14 @@ async def test_answers_of_more_than_a_message_are_asked_for_in_parts(tikv_cluste
         assert len(await tx.kv.get_many(keys)) == 120
 
 
-@pytest.mark.logs("is too long to be read: over 4 MiB")
-async def test_a_value_that_is_too_long_is_named(tikv_cluster: Cluster) -> None:
+async def test_a_value_of_more_than_a_usual_message_is_read(tikv_cluster: Cluster) -> None:
     engine = engine_on(tikv_cluster, "huge")
+    value = os.urandom(5 << 20)
     async with engine.transaction(write=True) as tx:
-        tx.put_xattr(7, b"huge", bytes(5 << 20))
-    for ask in (lambda tx: tx.xattr(7, b"huge"), lambda tx: tx.xattr_names(7)):
-        with pytest.raises(FsError) as failed:
-            await read(engine, ask)
-        assert failed.value.errno == errno.EIO
+        tx.put_xattr(7, b"huge", value)
+    async with engine.transaction(write=False) as tx:
+        assert await tx.xattr(7, b"huge") == value
+        assert await tx.xattr_names(7) == [b"huge"]
 
 
 @pytest.mark.logs("TiKV refuses the transaction", AWAY)
@@ -368,15 +309,13 @@ async def test_cancelled_transactions_leave_nothing_behind(
     for turn in range(20):
         await cancelled_midway(client, turn)
     await assert_clean(client)
-    assert "active transaction" not in capfd.readouterr().err
 
 
 def test_commands_end_in_order(tikv_cluster: Cluster, tmp_path: Path) -> None:
-    """The library's threads must not meet an interpreter that is being taken down: 3 to 15 % of such ends crash."""
     jfs = [sys.executable, "-m", "jfs"]
     url = tikv_cluster.url("ends")
     made = subprocess.run([*jfs, "format", "--bucket", str(tmp_path), url, "vol"], capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
-    for _ in range(40):
+    for _ in range(5):
         shown = subprocess.run([*jfs, "status", url], capture_output=True, text=True)
         assert (shown.returncode, '"Name": "vol"' in shown.stdout) == (0, True), shown.stderr
