@@ -1,5 +1,6 @@
 """kill -9 of the mount at any moment: whatever fsync, close or a call's return acknowledged is there afterwards."""
 
+import logging
 import os
 import random
 import signal
@@ -13,28 +14,74 @@ import pytest
 
 from tests.deadline import eventually
 from tests.faults.conftest import writing
+from tests.faults.test_store import drop_caches
 from tests.faults.writer import acknowledged, losses
-from tests.mounts import JFS, PEER, format_volume, is_mounted, is_ready
+from tests.mounts import JFS, PEER, Volume, format_volume, is_mounted, is_ready
+from tests.s3server import S3Server
+from tests.tikv.fixtures import fresh_address
 from tests.trees import outcome
 
+measured = logging.getLogger("measured")
 
-@pytest.mark.parametrize("seed", range(5))
-def test_nothing_acknowledged_is_lost(tmp_path: Path, seed: int) -> None:
-    volume = format_volume(JFS, tmp_path / "v", "killed")
-    log = tmp_path / "log"
-    flags = ("--sync",) if seed % 2 else ()
-    with volume.mounted(JFS) as mount:
-        root = mount.path / "work"
+
+ROUNDS = int(os.environ.get("JFS_KILL_ROUNDS", "7"))
+"""In all; most of them on SQLite and a folder, the rest on TiKV and S3."""
+DEAD = "left by a mount that died"
+PLACES = {"sqlite3 and file": ROUNDS - ROUNDS * 2 // 5, "tikv and s3": ROUNDS * 2 // 5}
+
+
+@pytest.fixture(params=PLACES)
+def killed_volume(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Volume, int]:
+    """A volume, and how many rounds it is in for."""
+    if request.param == "sqlite3 and file":
+        return format_volume(JFS, tmp_path / "v", "killed"), PLACES[request.param]
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    server: S3Server = request.getfixturevalue("s3_server")
+    address = fresh_address(request.getfixturevalue("tikv_cluster"))
+    bucket = ("--bucket", server.bucket_url("killed"))
+    return format_volume(JFS, tmp_path / "v", "killed", *server.format_flags, *bucket, address=address), PLACES[
+        request.param
+    ]
+
+
+def a_round(volume: Volume, number: int, log: Path, cache: Path) -> int:
+    """A mount killed at a random moment of a writer's life, and what is there afterwards.  How much was acknowledged."""
+    dice = random.Random(number * 77)
+    lazy = number % 2 == 1
+    options = ["--cache-dir", str(cache)]
+    if lazy:
+        options += ["--writeback", "--upload-delay", dice.choice(("0s", "1s", "1h"))]
+    with volume.mounted(JFS, *options) as mount:
+        root = mount.path / f"{number}"
         root.mkdir()
-        with writing(root, log, seed, *flags):
-            moment = random.Random(seed).randrange(40, 160)
-            eventually(lambda: acknowledged(log) > moment, 60, f"{moment} steps", pause=0.001)
+        with writing(root, log, number, *(["--sync"] if number % 3 else [])):
+            moment = dice.randrange(20, 160)
+            eventually(lambda: acknowledged(log) > moment, 60, f"{moment} steps", pause=dice.choice((0.001, 0.01)))
             mount.kill()
         assert is_mounted(mount.path)  # dead, and replaced by the next mount as it is
-    with volume.mounted(JFS, expect_log=["left by a mount that died"]) as mount:
-        assert losses(mount.path / "work", log) == []
-    for client in (JFS, PEER):
-        client.run("fsck", volume.url)
+    with volume.mounted(JFS, *options, expect_log=[DEAD]) as mount:
+        assert losses(mount.path / f"{number}", log) == []
+        if lazy:
+            JFS.run("umount", "--flush", mount.path)
+            assert mount.process.wait(30) == 0
+    JFS.run("fsck", volume.url)
+    return acknowledged(log)
+
+
+@pytest.mark.timeout(120 + 30 * ROUNDS)
+def test_nothing_acknowledged_is_lost(killed_volume: tuple[Volume, int], tmp_path: Path) -> None:
+    """Round after round on one volume, every other one with writeback; at its end the older rounds' files are there too."""
+    volume, rounds = killed_volume
+    logs = [tmp_path / f"log-{number}" for number in range(rounds)]
+    done = [a_round(volume, number, log, tmp_path / "cache") for number, log in enumerate(logs)]
+    measured.info("%d rounds, %d steps acknowledged, 0 lost", rounds, sum(done))
+    PEER.run("fsck", volume.url)
+    drop_caches()
+    with volume.mounted(JFS, "--cache-dir", str(tmp_path / "cold")) as mount:
+        for number, log in enumerate(logs):
+            assert losses(mount.path / f"{number}", log) == []
 
 
 def test_stale_mount_point_is_replaced(tmp_path: Path) -> None:
@@ -43,7 +90,7 @@ def test_stale_mount_point_is_replaced(tmp_path: Path) -> None:
         (mount.path / "f").write_text("kept")
         mount.kill()
         eventually(lambda: not is_ready(mount.path), 5, "the mount to be dead")
-        with volume.mounted(JFS, expect_log=["left by a mount that died"]) as again:
+        with volume.mounted(JFS, expect_log=[DEAD]) as again:
             assert again.path == mount.path
             assert (again.path / "f").read_text() == "kept"
 
