@@ -136,13 +136,21 @@ class Reader:
             return known
         chunk = ChunkMap(records, expires)
         if self._meta.fingerprinting:
-            chunk.fingerprints = await self._meta.fingerprints(referred(chunk.segments))
+            chunk.fingerprints = await self._fingerprints(chunk, known)
         if file.version == version:
             file.records[index] = chunk
         count = max(len(records), len(chunk.segments))
         if count >= COMPACT_FROM:
             self.on_records(file.ino, index, count)
         return chunk
+
+    async def _fingerprints(self, chunk: ChunkMap, known: ChunkMap | None) -> dict[int, bytes]:
+        """Of the chunk's slices; those that were there before are not asked for again."""
+        wanted = referred(chunk.segments)
+        if known is None:
+            return await self._meta.fingerprints(wanted)
+        fresh = wanted - referred(known.segments)
+        return known.fingerprints | await self._meta.fingerprints(fresh)
 
     async def _read_map(self, chunk: ChunkMap, pos: int, size: int) -> Bytes:
         segments = chunk.segments

@@ -8,7 +8,7 @@ import pytest
 from jfs.meta.client import MetaClient
 from jfs.meta.engines import open_engine
 from jfs.meta.inodes import AttrChange
-from jfs.meta.types import ROOT, ROOT_INO, Slice
+from jfs.meta.types import ROOT, ROOT_INO, Slice, SliceRef
 from tests.meta.volumes import Clock, append, connect, format_volume, make_file
 from tests.tikv.cluster import Cluster
 
@@ -93,3 +93,16 @@ async def test_listing(tikv_cluster: Cluster) -> None:
         await make_file(client, b"%d" % number, parent=folder)
     spent = await cost(tikv_cluster, lambda: client.readdir(ROOT, folder, None, 4096))
     assert spent == {"tso": 1, "scan": 1, "batch_get": 1}
+
+
+async def test_fingerprints(tikv_cluster: Cluster) -> None:
+    client = await volume(tikv_cluster, "fingerprints")
+    ino = (await make_file(client, b"f")).ino
+    refs = [SliceRef(await client.new_slice_id(), 4096) for _ in range(3)]
+    assert await cost(tikv_cluster, lambda: client.fingerprints(refs)) == {}  # the volume keeps none
+    client.fingerprinting = True
+    for ref in refs:
+        record = [Slice(0, ref.id, ref.size, 0, ref.size)]
+        spent = await cost(tikv_cluster, lambda r=record: client.write_slices(ino, 0, r, client.now_ns(), bytes(16)))
+        assert spent == {"tso": 1, "batch_get": 1, **COMMIT}
+    assert await cost(tikv_cluster, lambda: client.fingerprints(refs)) == {"tso": 1, "batch_get": 1}

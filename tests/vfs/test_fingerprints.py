@@ -13,6 +13,7 @@ from jfs.meta.kv.memory import MemoryEngine
 from jfs.meta.run import run
 from jfs.meta.settings import Settings
 from jfs.meta.slices import referred
+from jfs.meta.types import Slice, SliceRef
 from jfs.meta.volume_format import create_volume
 from jfs.vfs.compactor import Compactor
 from jfs.vfs.handles import Handle
@@ -124,4 +125,30 @@ async def test_compaction_does_not_bless_rotten_bytes() -> None:
         compactor = Compactor(m.meta, m.vfs.blocks, m.vfs.files, m.vfs.durability)
         assert not await compactor.compact(handle.file.ino, 0)
         assert await m.records(handle) == before
+        await m.close(handle)
+
+
+async def test_only_new_slices_are_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with mounted() as m:
+        handle = await m.create(b"f")
+        ask = m.meta.fingerprints
+        asked: list[int] = []
+
+        async def counted(refs: set[SliceRef]) -> dict[int, bytes]:
+            asked.append(len(refs))
+            return await ask(refs)
+
+        monkeypatch.setattr(m.meta, "fingerprints", counted)
+        await m.write(handle, 0, DATA[:1000])
+        await m.vfs.flush(handle.fh)
+        file = handle.file
+        assert file is not None
+        for number in range(4):  # as another client does it
+            slice_id = await m.meta.new_slice_id()
+            mark = await m.vfs.blocks.put(slice_id, 0, b"%010d" % number, mark=True)
+            await m.meta.write_slices(file.ino, 0, [Slice(number * 10, slice_id, 10, 0, 10)], 1, mark)
+            for chunk in file.records.values():
+                chunk.expires = 0
+            assert await m.read(handle, number * 10, 20) == b"%010d" % number + DATA[number * 10 + 10 :][:10]
+        assert asked == [2, 1, 1, 1]
         await m.close(handle)
