@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from jfs.meta.kv.rust_calls import Call
+from bench.rust_calls import Call, Sequel
 from jfs.tikv.client import LATEST, Client, Mutation, Op
 from tests.tikv.cluster import Cluster
 
@@ -64,14 +64,12 @@ def theirs(library: object) -> dict[str, Work]:
     async def create() -> object:
         txn = await rust(begin, False)
         await rust(txn.batch_get, KEYS[:3])  # type: ignore[attr-defined]
-        calls = [Call() for _ in range(5)]
-        for call, key in zip(calls, KEYS, strict=False):
-            call.start(txn.put, key, VALUE)  # type: ignore[attr-defined]
-        calls[4] = Call()
-        for call in calls[:4]:
-            await call.wait()
-        await rust(txn.lock_keys, [KEYS[5]])  # type: ignore[attr-defined]
-        return await rust(txn.commit)  # type: ignore[attr-defined]
+        last = Sequel(txn.commit)  # type: ignore[attr-defined]
+        for key in KEYS[:4]:
+            last.start(txn.put, key, VALUE)  # type: ignore[attr-defined]
+        last.start(txn.lock_keys, [KEYS[5]])  # type: ignore[attr-defined]
+        last.complete(5)
+        return await last.wait()
 
     return {"timestamp": lambda: rust(now), "TSO + get": stamped, "TSO + batch_get 100": many, "create": create}
 
