@@ -1,23 +1,28 @@
 """A power cut: ext4 on a loop device is shut down without flushing its log, mounted again, and checked.
 
 Database, objects and cache folder lie on that ext4.  Everything that fsync acknowledged must be there and both programs' fsck must find
-every block; a control file that was written to the same ext4 without fsync must be lost, or the cut was none.
+every block.  Two controls show that the cut is one and that the check sees it: a file that was written to the same ext4 without fsync
+must be lost, and so must be what a mount under eatmydata acknowledges, whose own fsyncs do nothing.
 """
 
 import fcntl
+import logging
 import os
 import struct
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.deadline import eventually
 from tests.faults.conftest import writing
-from tests.faults.writer import acknowledged, losses
+from tests.faults.writer import acknowledged, losses, read_log
 from tests.mounts import JFS, PEER, Mount, format_volume
 from tests.trees import outcome, sh
+
+measured = logging.getLogger("measured")
 
 FS_IOC_SHUTDOWN = 0x8004587D
 NO_LOG_FLUSH = 2
@@ -68,11 +73,18 @@ def write_until_the_cut(mount: Mount, disk: Path, log: Path, seed: int) -> None:
     root = mount.path / "work"
     root.mkdir()
     with writing(root, log, seed, "--sync") as writer:
-        eventually(lambda: acknowledged(log) > 120, 60, "120 steps")
+        eventually(lambda: acknowledged(log) > 200, 60, "200 steps")
         (disk / "control").write_bytes(b"never synced" * 1000)
         cut_power(disk)
         mount.kill()
         writer.kill()
+
+
+def assert_nothing_is_lost(mount: Mount, log: Path) -> None:
+    assert losses(mount.path / "work", log) == []
+    states, _ = read_log(log)
+    files = sum(len(state.files) for state in states.values())
+    measured.info("%d steps acknowledged by fsync, %d files left by them, 0 lost", acknowledged(log), files)
 
 
 def assert_control_is_lost(disk: Path) -> None:
@@ -93,7 +105,7 @@ def test_fsync_outlives_a_power_cut(tmp_path: Path, small_disk: Callable[..., Pa
         checked = client.run("fsck", volume.url, ok=False)
         assert checked.returncode == 0, checked.stderr
     with volume.mounted(JFS, at=tmp_path / "mp", expect_log=CUT) as mount:
-        assert losses(mount.path / "work", log) == []
+        assert_nothing_is_lost(mount, log)
 
 
 @pytest.mark.parametrize("mode", WRITEBACK)
@@ -112,7 +124,7 @@ def test_fsync_with_writeback_outlives_a_power_cut(
     restart(disk)
     assert_control_is_lost(disk)
     with volume.mounted(JFS, *options, "--writeback", at=tmp_path / "mp", expect_log=CUT) as mount:
-        assert losses(mount.path / "work", log) == []
+        assert_nothing_is_lost(mount, log)
         JFS.run("umount", "--flush", mount.path)
         assert mount.process.wait(30) == 0
     for client in (JFS, PEER):
@@ -120,6 +132,30 @@ def test_fsync_with_writeback_outlives_a_power_cut(
         assert checked.returncode == 0, checked.stderr
     with volume.mounted(JFS, at=tmp_path / "mp", expect_log=CUT) as mount:
         assert losses(mount.path / "work", log) == []
+
+
+@pytest.mark.parametrize("options", [(), ("--writeback", "--upload-delay", "1h")], ids=["default", "writeback"])
+def test_a_mount_that_does_not_sync_loses_data(
+    tmp_path: Path, small_disk: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    """The control: were this not so, the tests above would prove nothing."""
+    (library,) = Path("/usr/lib").glob("*/libeatmydata.so")
+    disk = small_disk("ext4", "600M", LAZY)
+    volume = format_volume(JFS, disk / "v", "control")
+    options = ("--cache-dir", str(disk / "cache"), "--free-space-ratio", "0.01", *options)
+    subprocess.run(["sync", "-f", disk], check=True)
+    log = tmp_path / "log"
+    with ExitStack() as stack:
+        with monkeypatch.context() as environment:  # of the mount only: the writer's fsyncs are real
+            environment.setenv("LD_PRELOAD", str(library))
+            mount = stack.enter_context(volume.mounted(JFS, *options, at=tmp_path / "mp", expect_log=CUT))
+        write_until_the_cut(mount, disk, log, 60)
+    restart(disk)
+    assert_control_is_lost(disk)
+    with volume.mounted(JFS, *options, at=tmp_path / "mp", expect_log=CUT) as mount:
+        lost = losses(mount.path / "work", log)
+    measured.info("%d steps acknowledged, %d losses", acknowledged(log), len(lost))
+    assert len(lost) > 10
 
 
 def test_one_small_fsync_outlives_a_power_cut(tmp_path: Path, small_disk: Callable[..., Path]) -> None:
