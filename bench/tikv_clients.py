@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from bench.rust_calls import Call, Sequel
+from bench.rust_calls import Call
 from jfs.tikv.client import LATEST, Client, Mutation, Op
 from tests.tikv.cluster import Cluster
 
@@ -64,12 +64,14 @@ def theirs(library: object) -> dict[str, Work]:
     async def create() -> object:
         txn = await rust(begin, False)
         await rust(txn.batch_get, KEYS[:3])  # type: ignore[attr-defined]
-        last = Sequel(txn.commit)  # type: ignore[attr-defined]
-        for key in KEYS[:4]:
-            last.start(txn.put, key, VALUE)  # type: ignore[attr-defined]
-        last.start(txn.lock_keys, [KEYS[5]])  # type: ignore[attr-defined]
-        last.complete(5)
-        return await last.wait()
+        # Sent at once and awaited after: the library keeps them in order.
+        calls = [Call() for _ in range(5)]
+        for call, key in zip(calls[:4], KEYS, strict=False):
+            call.start(txn.put, key, VALUE)  # type: ignore[attr-defined]
+        calls[4].start(txn.lock_keys, [KEYS[5]])  # type: ignore[attr-defined]
+        for call in calls:
+            await call.wait()
+        return await rust(txn.commit)  # type: ignore[attr-defined]
 
     return {"timestamp": lambda: rust(now), "TSO + get": stamped, "TSO + batch_get 100": many, "create": create}
 
