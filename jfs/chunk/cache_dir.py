@@ -29,7 +29,8 @@ from jfs.chunk.options import ChunkOptions
 from jfs.chunk.stats import CacheCounts
 from jfs.object.file import publish
 
-WRITE_QUEUE: Final = 32
+WRITE_QUEUE: Final = 128 << 20
+"""Bytes of blocks that wait for their write."""
 TEND_INTERVAL_S: Final = 1.0
 CLOSE_TIMEOUT_S: Final = 5.0
 EVICT_TO: Final = 0.95
@@ -89,7 +90,9 @@ class CacheDir:
         self._pause = FIRST_PAUSE_S
         self._retry_at = 0.0
         self._items = max(options.cache_items // share, 1) if options.cache_items > 0 else 0
-        self._to_write: queue.Queue[tuple[str, bytes] | None] = queue.Queue(WRITE_QUEUE)
+        self._to_write: queue.Queue[tuple[str, bytes] | None] = queue.Queue()
+        self._queued = 0
+        self._queue_lock = threading.Lock()
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=target, name=f"cache-{target.__name__.strip('_')}", daemon=True)
@@ -120,8 +123,7 @@ class CacheDir:
     def close(self) -> None:
         """What is queued is written first; a disk that hangs is not waited for."""
         self._stop.set()
-        with contextlib.suppress(queue.Full):
-            self._to_write.put(None, timeout=CLOSE_TIMEOUT_S)
+        self._to_write.put(None)
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(CLOSE_TIMEOUT_S)
@@ -179,9 +181,13 @@ class CacheDir:
             return
         if self._options.cache_eviction == "none" and self._over_limit(len(data) + BLOCK_OVERHEAD, 1):
             return
-        try:
-            self._to_write.put_nowait((key, data))
-        except queue.Full:
+        with self._queue_lock:
+            room = self._queued + len(data) <= WRITE_QUEUE
+            if room:
+                self._queued += len(data)
+        if room:
+            self._to_write.put((key, data))
+        else:
             self._counts.drops += 1
 
     def _write_loop(self) -> None:
@@ -195,6 +201,8 @@ class CacheDir:
                 else:
                     self._failed(f"write {item[0]}", error)
             finally:
+                with self._queue_lock:
+                    self._queued -= len(item[1])
                 self._to_write.task_done()
         self._to_write.task_done()
 

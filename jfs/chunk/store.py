@@ -105,6 +105,17 @@ class BlockStore:
 
     # -- reading
 
+    @property
+    def local(self) -> bool:
+        """Whether the objects are files of this machine that the kernel can read ahead."""
+        return self._local
+
+    def holds(self, slice_id: int, size: int, index: int) -> bool:
+        """Whether a block is in the cache."""
+        length = block_length(size, index, self.options.block_size)
+        key = block_key(slice_id, index, length, hash_prefix=self.options.hash_prefix)
+        return self._cache is not None and self._cache.holds(key)
+
     def read_now(
         self, slice_id: int, size: int, offset: int, length: int, fingerprint: bytes = b""
     ) -> bytes | bytearray | None:
@@ -201,6 +212,8 @@ class BlockStore:
             self.stats.misses += 1
             self.stats.miss_bytes += length
         if self._ranged and not wanted and (not self._caching or (inside > 0 and length * 4 <= size)):
+            if self._caching:
+                self._prefetch(key, size, wanted)  # where one part is read others will be
             return await self._flights.run(
                 (key, inside, length), lambda: self._fetch_range(key, inside, length), self._downloads
             )
@@ -254,7 +267,7 @@ class BlockStore:
                 raise
             self._mend(key, *copy)
             block = copy[1]
-        if self._cache is not None and (size < self.options.block_size or not self.options.cache_partial_only):
+        if self._cache is not None and self.keeps(size):
             self._cache.add(key, block if isinstance(block, bytes) else bytes(block))
         return block
 
@@ -507,22 +520,31 @@ class BlockStore:
 
     def prefetch(self, slice_id: int, size: int, index: int, fingerprint: bytes = b"") -> None:
         """Bring a block into the cache soon (a local store's: into the kernel's), if there is one and time for it."""
-        if self.options.prefetch <= 0 or (self._cache is None and not self._local):
+        if self._cache is None and not self._local:
             return
         length = block_length(size, index, self.options.block_size)
-        if length <= 0:
+        if length > 0:
+            key = block_key(slice_id, index, length, hash_prefix=self.options.hash_prefix)
+            self._prefetch(key, length, part_of(fingerprint, index))
+
+    def _prefetch(self, key: str, size: int, wanted: bytes) -> None:
+        if self.options.prefetch <= 0 or (self._cache is not None and self._cache.holds(key)):
             return
-        key = block_key(slice_id, index, length, hash_prefix=self.options.hash_prefix)
-        if self._cache is None or not self._cache.holds(key):
-            try:
-                self._to_prefetch.send_nowait((key, length, part_of(fingerprint, index)))
-            except trio.WouldBlock:
-                return  # reads in progress matter more
+        if self._cache is not None and not self.keeps(size):
+            return
+        try:
+            self._to_prefetch.send_nowait((key, size, wanted))
+        except trio.WouldBlock:
+            return  # reads in progress matter more
+
+    def keeps(self, size: int) -> bool:
+        """Whether a block of so many bytes is cached when it is read whole."""
+        return self._cache is not None and (size < self.options.block_size or not self.options.cache_partial_only)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Prefetch, bound what is remembered for `sync`, close idle descriptors; until cancelled."""
         async with trio.open_nursery() as nursery:
-            for _ in range(self.options.prefetch * PREFETCHERS):
+            for _ in range(self.options.prefetch * (PREFETCHERS if self._local else 1)):
                 nursery.start_soon(self._run_prefetch)
             nursery.start_soon(self._run_bounding)
             if self.staging is not None:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from jfs.errors import ObjectMissing, StoreError, first_of
+from jfs.errors import CorruptRecord, FsError, ObjectMissing, StoreError, first_of
 from jfs.meta.slices import Segment, referred, visible
 from jfs.meta.types import CHUNK_SIZE, Ino, Slice
+from jfs.vfs.read_ahead import ReadAhead
+from jfs.vfs.streams import Stream, Streams
 from jfs.vfs.upload_wait import GivenUp, UploadWait
 
 if TYPE_CHECKING:
@@ -26,12 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RECORDS_TTL_S: Final = 1.0
-SEQUENTIAL_FROM: Final = 4
-"""Reads in a row, each near where the last one ended, before blocks are fetched ahead."""
-
-NEAR: Final = 4 << 20
-"""The kernel's own read-ahead sends requests of this range at once, and they come in any order."""
-
 COMPACT_FROM: Final = 5
 """Records or segments from which a chunk is worth compacting (the peer's figure)."""
 
@@ -54,25 +50,15 @@ class ChunkMap:
         self.expires = expires
 
 
-class ReadState:
-    """How one handle reads: where its last read ended, and how many in a row went on there."""
-
-    __slots__ = ("ahead", "end", "run")
-
-    def __init__(self) -> None:
-        self.end = 0
-        self.run = 0
-        self.ahead = 0
-        """Up to where blocks were fetched ahead."""
-
-
 class Reader:
     """Reads for all files of one mount."""
 
-    def __init__(self, meta: "MetaClient", blocks: "BlockStore", max_readahead: int) -> None:
+    def __init__(self, meta: "MetaClient", blocks: "BlockStore", max_readahead: int, budget: int) -> None:
+        """Bytes: `max_readahead` for each handle's stream, `budget` for all together."""
         self._meta = meta
         self._blocks = blocks
         self._max_readahead = max_readahead
+        self.ahead = ReadAhead(blocks, budget)
         self._given_up = GivenUp()
         self.on_records: Callable[[Ino, int, int], None] = _ignore
         """(inode, chunk, records or segments in it), when there are many."""
@@ -101,7 +87,7 @@ class Reader:
                 offset += part
             data = b"".join(parts)
             offset = end - size
-        await self._look_ahead(file, handle, offset, offset + size)
+        self._look_ahead(file, handle, offset, offset + size)
         return data
 
     async def _read_chunk(self, file: "OpenFile", index: int, pos: int, size: int) -> Bytes:
@@ -163,9 +149,9 @@ class Reader:
                 return bytes(size)
             start = segment.offset + pos - segment.pos
             mark = chunk.fingerprints.get(segment.id, b"")
-            data = self._blocks.read_now(segment.id, segment.size, start, size, mark)
+            data = self.ahead.read_now(segment.id, segment.size, start, size, mark)
             if data is None:
-                return await self._blocks.read(segment.id, segment.size, start, size, mark)
+                return await self.ahead.read(segment.id, segment.size, start, size, mark)
             return data
         return await self._join(segments[at:], pos, size, chunk.fingerprints)
 
@@ -185,7 +171,7 @@ class Reader:
             else:
                 start = segment.offset + pos - segment.pos
                 mark = fingerprints.get(segment.id, b"")
-                data = self._blocks.read_now(segment.id, segment.size, start, part, mark)
+                data = self.ahead.read_now(segment.id, segment.size, start, part, mark)
                 if data is None:
                     missing.append((len(parts), segment, start, part))
                 parts.append(data or b"")
@@ -203,7 +189,7 @@ class Reader:
     ) -> None:
         async def fill(place: int, segment: Segment, start: int, part: int) -> None:
             mark = fingerprints.get(segment.id, b"")
-            parts[place] = await self._blocks.read(segment.id, segment.size, start, part, mark)
+            parts[place] = await self.ahead.read(segment.id, segment.size, start, part, mark)
 
         if len(missing) == 1:
             await fill(*missing[0])
@@ -215,30 +201,28 @@ class Reader:
             except* StoreError as group:
                 raise first_of(group) from None
 
-    async def _look_ahead(self, file: "OpenFile", handle: "Handle", offset: int, end: int) -> None:
+    def _look_ahead(self, file: "OpenFile", handle: "Handle", offset: int, end: int) -> None:
         """A handle that reads on and on gets the next blocks before it asks."""
         state = handle.read_state
         if state is None:
-            state = handle.read_state = ReadState()
-        if not -NEAR <= offset - state.end <= NEAR:
-            state.run = 0
-            state.ahead = state.end = end
-        state.end = max(state.end, end)
-        state.run += 1
-        if state.run < SEQUENTIAL_FROM or not self._max_readahead:
-            return
-        window = min(self._max_readahead, (end - offset) * state.run)
-        until = min(state.end + window, file.length)
-        while state.ahead < until:
-            state.ahead = await self._prefetch(file, max(state.ahead, state.end))
+            state = handle.read_state = Streams()
+        stream = state.read(offset, end)
+        until = min(stream.end + stream.window(self._max_readahead), file.length)
+        stream.ahead = max(stream.ahead, stream.end)
+        while stream.ahead < until and not stream.loading:
+            went = self._want(file, stream)
+            if went == stream.ahead:
+                return
+            stream.ahead = went
 
-    async def _prefetch(self, file: "OpenFile", offset: int) -> int:
-        """Ask for the block that holds `offset`; where the next one begins."""
+    def _want(self, file: "OpenFile", stream: Stream) -> int:
+        """Ask for the block that holds the place up to which `stream` has asked; where the next one begins."""
         block_size = self._blocks.options.block_size
-        index, pos = divmod(offset, CHUNK_SIZE)
+        index, pos = divmod(stream.ahead, CHUNK_SIZE)
         chunk: ChunkMap | None = file.records.get(index)
         if chunk is None:
-            chunk = await self._load(file, index)
+            self._load_ahead(file, stream, index)
+            return stream.ahead
         at = bisect_right(chunk.starts, pos) - 1
         segment = chunk.segments[at] if at >= 0 else None
         if segment is None or pos >= segment.pos + segment.length:
@@ -247,9 +231,25 @@ class Reader:
         if segment.id:
             number, inside = divmod(segment.offset + pos - segment.pos, block_size)
             mark = chunk.fingerprints.get(segment.id, b"")
-            self._blocks.prefetch(segment.id, segment.size, number, mark)
+            if not self.ahead.want(segment.id, segment.size, number, mark):
+                return stream.ahead
             end = min(end, pos + block_size - inside)
         return index * CHUNK_SIZE + end
+
+    def _load_ahead(self, file: "OpenFile", stream: Stream, index: int) -> None:
+        """Have the next chunk's records looked up; the read that is being answered does not wait for them."""
+
+        async def load() -> None:
+            try:
+                await self._load(file, index)
+            except (FsError, CorruptRecord) as error:  # whoever reads the chunk is told
+                log.debug("reading ahead, inode %d chunk %d: %s", file.ino, index, error)
+            finally:
+                stream.loading = False
+
+        if self.ahead.nursery is not None:
+            stream.loading = True
+            self.ahead.nursery.start_soon(load)
 
 
 def _ignore(ino: Ino, index: int, records: int) -> None:

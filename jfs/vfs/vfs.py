@@ -41,7 +41,8 @@ TICK_S: Final = 0.5
 RESTART_S: Final = 1.0
 
 WRITE_SHARE: Final = 0.6
-"""Of `--buffer-size`; the rest is for what is on its way between threads, the kernel and the store."""
+READ_SHARE: Final = 0.3
+"""Of `--buffer-size`: for what is to be written, and for what is read ahead; the rest is for what is on its way between threads, the kernel and the store."""
 
 PRIVILEGES: Final = 0o6000
 FOREIGN_XATTRS: Final = (b"system.", b"security.capability", b"security.selinux")
@@ -77,7 +78,7 @@ class Vfs:
         self.writes = WriteContext(meta, blocks, self.pool, self.durability, options.put_tries)
         self.files = OpenFileTable(self.writes)
         self.handles = HandleTable()
-        self.reader = Reader(meta, blocks, options.max_readahead)
+        self.reader = Reader(meta, blocks, options.max_readahead, int(options.buffer_size * READ_SHARE))
         self.cleaner = Cleaner(meta, blocks, self.durability)
         self.compactor = Compactor(meta, blocks, self.files, self.durability)
         self.access_log = AccessLog()
@@ -100,7 +101,7 @@ class Vfs:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.meta.run)
                 nursery.start_soon(_keep_running, self.blocks.run)
-                self.writes.nursery = nursery
+                self.writes.nursery = self.reader.ahead.nursery = nursery
                 nursery.start_soon(_keep_running, self._flush_old_slices)
                 if not self.meta.options.read_only:
                     nursery.start_soon(_keep_running, self.cleaner.run)
@@ -137,6 +138,7 @@ class Vfs:
             await trio.sleep(TICK_S)
             self.writes.tick()
             self.pool.trim()
+            self.reader.ahead.trim()
 
     async def _checkpoints(self) -> None:
         last = trio.current_time()

@@ -7,6 +7,7 @@ from typing import Any
 
 import trio
 
+from jfs.chunk.memory_cache import BlockCache
 from jfs.chunk.options import ChunkOptions
 from jfs.chunk.store import BlockStore
 from jfs.errors import StoreError
@@ -110,9 +111,11 @@ async def mounted(
     engine: Engine | None = None,
     store: ObjectStore | None = None,
     options: VfsOptions | None = None,
+    cache: BlockCache | None = None,
+    chunk: dict[str, Any] | None = None,
     **changes: Any,
 ) -> AsyncGenerator[Mounted, None]:
-    """A mount of a fresh volume; `changes` are settings.  At the end everything is flushed and the background ends."""
+    """A mount of a fresh volume; `changes` are settings, `chunk` are ChunkOptions.  At the end everything is flushed and the background ends."""
     engine = engine or MemoryEngine()
     store = store or ScriptedStore()
     settings = Settings.fresh("testvol", bucket="/none/")
@@ -121,16 +124,22 @@ async def mounted(
         setattr(settings, name, value)
     await engine.prepare()
     await run(engine, create_volume, settings, 1)
-    async with mount(engine, store, options) as mount_:
+    async with mount(engine, store, options, cache, chunk) as mount_:
         yield mount_
 
 
 @asynccontextmanager
-async def mount(engine: Engine, store: ObjectStore, options: VfsOptions | None = None) -> AsyncGenerator[Mounted, None]:
+async def mount(
+    engine: Engine,
+    store: ObjectStore,
+    options: VfsOptions | None = None,
+    cache: BlockCache | None = None,
+    chunk: dict[str, Any] | None = None,
+) -> AsyncGenerator[Mounted, None]:
     """A mount of a volume that exists."""
     meta = await MetaClient.connect(engine, ClientOptions())
     await meta.start_session()
-    blocks = BlockStore(store, ChunkOptions(block_size=meta.settings.block_size * KIB), None)
+    blocks = BlockStore(store, ChunkOptions(block_size=meta.settings.block_size * KIB, **(chunk or {})), cache)
     vfs = Vfs(meta, blocks, options or VfsOptions(buffer_size=16 * MIB))
     async with trio.open_nursery() as nursery:
         await nursery.start(vfs.run)

@@ -8,6 +8,7 @@ from jfs.meta.kv.memory import MemoryEngine
 from jfs.meta.types import CHUNK_SIZE, ROOT, ROOT_INO, SliceRef
 from jfs.vfs import compactor as compactor_module
 from jfs.vfs import reader as reader_module
+from jfs.vfs import streams as streams_module
 from jfs.vfs import vfs as vfs_module
 from tests.deadline import eventually_async
 from tests.vfs.mounted import BLOCK, RDONLY, RDWR, ScriptedStore, mount, mounted, pattern
@@ -208,7 +209,12 @@ async def test_sequential_reading_asks_ahead(monkeypatch: pytest.MonkeyPatch) ->
         await m.write(handle, 0, pattern(30 * BLOCK))
         await m.close(handle)
         asked: list[int] = []
-        monkeypatch.setattr(m.vfs.blocks, "prefetch", lambda slice_id, size, index, mark: asked.append(index))
+
+        def want(slice_id: int, size: int, number: int, fingerprint: bytes) -> bool:
+            asked.append(number)
+            return True
+
+        monkeypatch.setattr(m.vfs.reader.ahead, "want", want)
         handle = await m.open(b"f", RDONLY)
         for i in range(20):
             await m.read(handle, i * BLOCK // 2, BLOCK // 2)
@@ -216,7 +222,7 @@ async def test_sequential_reading_asks_ahead(monkeypatch: pytest.MonkeyPatch) ->
         assert max(asked) > 10
         asked.clear()
         scattered = await m.open(b"f", RDONLY)
-        monkeypatch.setattr(reader_module, "NEAR", 0)
+        monkeypatch.setattr(streams_module, "NEAR", 0)
         for i in (3, 17, 5, 28, 1, 20, 9):
             await m.read(scattered, i * BLOCK, 4096)
         assert asked == []

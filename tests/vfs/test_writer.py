@@ -131,7 +131,7 @@ async def test_random_writes_open_only_a_few_slices() -> None:
 
 
 async def test_thousands_of_scattered_writes_are_a_few_full_slices() -> None:
-    async with mounted() as m:
+    async with mounted(options=VfsOptions(buffer_size=16 * MIB, compact=False)) as m:
         handle = await m.create(b"f")
         for i in range(2500):
             await m.write(handle, i * 7919 % 5000 * 8192, b"%04d" % i)
