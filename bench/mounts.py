@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -165,7 +166,7 @@ def binary(program: str) -> str:
 def run(words: Sequence[str], **more: object) -> str:
     """Run a command that must succeed; what it prints."""
     # a daemon of rclone's keeps its output open, so it goes to a file and not to a pipe
-    with Path(os.environ["JFS_BENCH_FOLDER"], "output").open("w+") as output:
+    with tempfile.TemporaryFile("w+") as output:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, **more)  # type: ignore[call-overload]
         output.seek(0)
         printed = output.read()
