@@ -9,6 +9,7 @@ import trio
 from jfs.tikv.connection import Connection, connect
 from jfs.tikv.errors import DEADLINE_EXCEEDED, RpcError
 from jfs.tikv.http2 import Http2, Stream
+from jfs.tikv.parallel import Together
 
 LARGEST_MESSAGE: Final = 1 << 30
 
@@ -61,7 +62,7 @@ class Channel:
         self.address = address
         self._context = context
         self._connection: Connection | None = None
-        self._connecting = trio.Lock()
+        self._connecting: Together[Connection] = Together()
 
     async def call(self, path: str, message: bytes, timeout_s: float) -> bytes:
         """The answer to one message.  RpcError."""
@@ -79,11 +80,15 @@ class Channel:
 
     async def connection(self) -> Connection:
         """The connection as it is, or a new one.  RpcError."""
-        async with self._connecting:
-            connection = self._connection
-            if connection is None or not connection.usable:
-                self._connection = connection = await connect(self.address, self._context)
-            return connection
+        return await self._connecting.get(self._usable, self._connect)
+
+    def _usable(self) -> Connection | None:
+        connection = self._connection
+        return connection if connection is not None and connection.usable else None
+
+    async def _connect(self) -> Connection:
+        self._connection = await connect(self.address, self._context)
+        return self._connection
 
     def close(self) -> None:
         if self._connection is not None:

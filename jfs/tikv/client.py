@@ -59,6 +59,14 @@ class Client:
             commit_ts = await attempt.run()
         return commit_ts  # noqa: RET504 - mypy reckons that a scope may swallow what ends it
 
+    async def collect(self, safe_point: int) -> int:
+        """Let the cluster forget what no snapshot from `safe_point` on can see; what the safe point is now.
+
+        Conflict where PD refuses, or a transaction from before is still alive.
+        """
+        await self.locks.clear(safe_point)
+        return await self.cluster.pd.update_gc_safe_point(safe_point)
+
     def close(self) -> None:
         """End all connections; what runs in the background is left to others."""
         self.cluster.close()

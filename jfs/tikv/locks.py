@@ -15,6 +15,8 @@ from jfs.tikv.cluster import Cluster
 from jfs.tikv.messages import LATEST, Action, Lock, Op, physical
 from jfs.tikv.wire import all_of, parse
 
+PAGE: Final = 1024
+"""Locks asked for at once."""
 REMEMBERED: Final = 2048
 SMALL: Final = 16
 """Of a transaction with fewer keys only the lock that was met is resolved, of a larger one all in the region."""
@@ -70,6 +72,32 @@ class Locks:
             fate = await self._settled(lock, start_ts, backoff)
             gone = gone and fate.ttl_ms == 0
         return gone
+
+    async def clear(self, max_ts: int) -> None:
+        """End every transaction that began up to `max_ts` and has left locks.  Unavailable, Conflict, Refused.
+
+        Before old versions are collected: a lock whose transaction's end is forgotten would be taken for one that was
+        rolled back.
+        """
+        start = b""
+        while True:
+            backoff = self._cluster.backoff()
+            region = await self._cluster.regions.of(start, backoff)
+            request = messages.scan_lock(start, PAGE, max_ts)
+            answer = await self._cluster.ask(region, messages.SCAN_LOCK, request, backoff)
+            if answer is None:
+                continue
+            if 2 in (found := parse(answer)):
+                raise Conflict(f"locks cannot be listed: {messages.text_of(found[2])}")
+            locks = [messages.lock(each) for each in all_of(answer, 3)]
+            if not await self.for_writer(locks, 0, backoff):
+                raise Conflict("a transaction from before the safe point is still alive")
+            if len(locks) == PAGE:
+                start = locks[-1].key
+            elif not region.end:
+                return
+            else:
+                start = region.end
 
     # -- one transaction
 

@@ -161,6 +161,10 @@ def resolve_lock(start_ts: int, commit_ts: int, keys: Iterable[bytes]) -> bytes:
     return number(2, start_ts) + number(3, commit_ts) + repeated(5, keys)
 
 
+def scan_lock(start: bytes, limit: int, max_ts: int) -> bytes:
+    return number(2, max_ts) + data(3, start) + number(4, limit)
+
+
 # -- from a store
 
 

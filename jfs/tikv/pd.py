@@ -12,6 +12,7 @@ from jfs.tikv.backoff import Backoff
 from jfs.tikv.channel import Channel
 from jfs.tikv.errors import RpcError
 from jfs.tikv.messages import Peer, RegionMeta
+from jfs.tikv.parallel import Together
 from jfs.tikv.timestamps import Timestamps, Waiter
 from jfs.tikv.wire import Message, all_of, data, number, parse
 
@@ -38,7 +39,7 @@ class Pd:
         self._context = context
         self._channels: dict[str, Channel] = {}
         self._leader: Channel | None = None
-        self._finding = trio.Lock()
+        self._finding: Together[Channel] = Together()
         self._header = b""
         self._timestamps: Timestamps | None = None
         self.cluster = 0
@@ -151,26 +152,22 @@ class Pd:
         self._leader = None
 
     async def _find_leader(self) -> Channel:
-        leader = self._leader
-        if leader is not None:
-            return leader
-        async with self._finding:
-            leader = self._known_leader()
-            if leader is not None:
-                return leader
-            error = RpcError("there is no member of PD to be asked", sent=False)
-            for address in list(self._endpoints):
-                try:
-                    return await self._introduced(address)
-                except RpcError as failure:
-                    error = failure
-                    # Whoever did not answer is asked last the next time.
-                    self._endpoints.remove(address)
-                    self._endpoints.append(address)
-            raise error
+        return self._leader or await self._finding.get(self._known_leader, self._ask_for_leader)
 
     def _known_leader(self) -> Channel | None:
         return self._leader
+
+    async def _ask_for_leader(self) -> Channel:
+        error = RpcError("there is no member of PD to be asked", sent=False)
+        for address in list(self._endpoints):
+            try:
+                return await self._introduced(address)
+            except RpcError as failure:
+                error = failure
+                # Whoever did not answer is asked last the next time.
+                self._endpoints.remove(address)
+                self._endpoints.append(address)
+        raise error
 
     async def _introduced(self, address: str) -> Channel:
         """The leader, by what one member says."""

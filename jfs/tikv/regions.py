@@ -8,8 +8,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import Final
 
-import trio
-
 from jfs.tikv import messages
 from jfs.tikv.backoff import Backoff
 from jfs.tikv.errors import Refused
@@ -72,7 +70,6 @@ class Regions:
         self._pd = pd
         self._starts: list[bytes] = []
         self._regions: list[Region] = []
-        self._asking = trio.Lock()
         self._turn = 0
 
     def known(self, key: bytes) -> Region | None:
@@ -84,14 +81,7 @@ class Regions:
 
     async def of(self, key: bytes, backoff: Backoff) -> Region:
         """The region of a key.  Unavailable."""
-        region = self.known(key)
-        if region is not None:
-            return region
-        async with self._asking:
-            region = self.known(key)
-            if region is None:
-                region = self.learn(await self._pd.region_of(encode_key(key), backoff))
-        return region
+        return self.known(key) or self.learn(await self._pd.region_of(encode_key(key), backoff))
 
     async def group(self, keys: Iterable[bytes], backoff: Backoff) -> dict[Region, list[bytes]]:
         """The keys, by their regions.  Unavailable."""

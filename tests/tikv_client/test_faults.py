@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from jfs.errors import Conflict, Unavailable
+from jfs.tikv import pd
 from jfs.tikv.client import LATEST, Client, Mutation, Op
 from tests.deadline import eventually_async
 from tests.tikv.cluster import Cluster, free_ports
@@ -79,6 +80,25 @@ async def test_nobody_there() -> None:
     client = Client([f"127.0.0.1:{free_ports(1)[0]}"], patience_s=0.3)
     with trio.fail_after(5), pytest.raises(Unavailable, match="cannot connect"):
         await client.timestamp()
+
+
+async def test_many_do_not_wait_for_a_silent_server_in_turn(
+    tikv_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pd, "ANSWER_S", 0.3)
+    tikv_cluster.control.fault("pd", "hang")
+    async with connected(tikv_cluster, patience_s=0.2) as client:
+
+        async def ask() -> None:
+            with pytest.raises(Unavailable):
+                await client.timestamp()
+
+        with trio.fail_after(4):
+            async with trio.open_nursery() as nursery:
+                for _ in range(50):
+                    nursery.start_soon(ask)
+        tikv_cluster.control.clear_faults()
+        assert await client.timestamp()
 
 
 async def test_regions_that_split_and_move_under_a_client(tmp_path: Path) -> None:

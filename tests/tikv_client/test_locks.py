@@ -1,6 +1,7 @@
 """Locks that other transactions left: what the client makes of them, and what the other client library does."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ import trio
 
 from jfs.errors import Conflict
 from jfs.tikv.client import LATEST, Client, Mutation, Op
+from jfs.tikv.messages import physical
+from tests.deadline import eventually_async
 from tests.tikv import client as library
 from tests.tikv.cluster import Cluster
 from tests.tikv_client.clients import commit_key, connected, prewrite, put, puts, value
@@ -25,6 +28,16 @@ async def read(client: Client, how: str, key: bytes) -> bytes | None:
     if how == "batch_get":
         return (await now.batch_get([key, key + b"-none"])).get(key)
     return dict(await now.scan(key, key + b"\1")).get(key)
+
+
+async def expire(client: Client) -> None:
+    """Return when a lock of SHORT_MS that was there before is of no more use."""
+    end = physical(await client.timestamp()) + 2 * SHORT_MS
+    await eventually_async(lambda: reached(client, end))
+
+
+async def reached(client: Client, ms: int) -> bool:
+    return physical(await client.timestamp()) > ms
 
 
 READS = pytest.mark.parametrize("how", ["latest", "get", "batch_get", "scan"])
@@ -153,6 +166,43 @@ async def test_a_live_asynchronous_commit_is_waited_for(tikv_cluster: Cluster) -
             nursery.start_soon(reader)
             await commit_key(owner, b"acl_a", start)
         assert found == [b"new"]
+
+
+# -- before old versions are collected
+
+
+async def test_the_safe_point_moves_when_no_lock_is_left_behind_it(tmp_path: Path) -> None:
+    """Rolled back, committed at the primary, committed asynchronously: each as it was decided, in all regions."""
+    with Cluster(splits=[b"gc_b", b"gc_d"]) as cluster:
+        async with connected(cluster) as client:
+            await prewrite(client, puts(gc_a=b"1", gc_b=b"1"), ttl_ms=SHORT_MS)
+            done = await prewrite(client, puts(gc_c=b"2", gc_d=b"2"), ttl_ms=SHORT_MS)
+            await commit_key(client, b"gc_c", done)
+            await prewrite(client, puts(gc_e=b"3", gc_f=b"3"), ttl_ms=SHORT_MS, secondaries=[b"gc_f"])
+            await eventually_async(lambda: cluster.control.stats()["locks"] == 5)
+            await expire(client)
+            safe = await client.timestamp()
+            assert await client.collect(safe) == safe
+            assert cluster.control.stats()["locks"] == 0
+            assert cluster.control.stats()["safe_point"] == safe
+            now = client.snapshot(await client.timestamp())
+            assert await now.scan(b"gc_", b"gc`") == [
+                (b"gc_c", b"2"),
+                (b"gc_d", b"2"),
+                (b"gc_e", b"3"),
+                (b"gc_f", b"3"),
+            ]
+
+
+async def test_the_safe_point_stays_behind_a_live_transaction() -> None:
+    with Cluster() as cluster:
+        async with connected(cluster) as client:
+            start = await prewrite(client, puts(gc_live=b"1"), ttl_ms=LONG_MS)
+            with pytest.raises(Conflict, match="still alive"):
+                await client.collect(await client.timestamp())
+            assert cluster.control.stats()["safe_point"] == 0
+            await commit_key(client, b"gc_live", start)
+            assert await client.collect(start) == start
 
 
 def test_the_other_client_library_undoes_an_acknowledged_asynchronous_commit(tikv_cluster: Cluster) -> None:
