@@ -58,14 +58,7 @@ GLOBAL OPTIONS:
 
 def main() -> NoReturn:
     """Entry point of `jfs` and `mount.juicefs`."""
-    code = run(sys.argv)
-    if "tikv_client" in sys.modules:
-        # Its threads may still want the interpreter while that is being taken down, which crashes the process.
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    sys.exit(run(sys.argv))
 
 
 def run(argv: Sequence[str]) -> int:

@@ -6,10 +6,8 @@ import re
 from typing import Any, Final
 
 from jfs.commands import arguments
-from jfs.commands.apart import apart
 from jfs.errors import UserError
 from jfs.fuse import mounting
-from jfs.meta.engines import LOCAL_SCHEMES, split_url
 
 log = logging.getLogger(__name__)
 
@@ -172,12 +170,7 @@ def command(arguments: tuple[str, ...], **options: Any) -> int:
     from jfs.commands import mounted
 
     _check_numbers(options)
-
-    def check() -> str:
-        return mounted.check_volume(url, options)
-
-    # The client library of a cluster does not survive going into the background.
-    name = check() if split_url(url)[0] in LOCAL_SCHEMES else apart(check)
+    name = mounted.check_volume(url, options)
     options["kernel_options"] = mounting.kernel_options(words, name=name, read_only=options["read_only"])
     path = mounting.prepare_mount_point(mount_point, nonempty=options["force"] or "nonempty" in words)
     url = absolute_url(url)  # before the background process changes its directory

@@ -26,7 +26,7 @@ def open_engine(url: str, *, create: bool = False) -> Engine:
 
         return open_sqlite3(rest, create=create)
     if scheme == "tikv":
-        from jfs.meta.kv.tikv_native import open_tikv
+        from jfs.meta.kv.tikv import open_tikv
 
         return open_tikv(rest)
     if scheme == "memkv":

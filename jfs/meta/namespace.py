@@ -46,9 +46,7 @@ async def lookup(tx: Transaction, parent: Ino, name: bytes, guess: Ino | None = 
         raise FsError(errno.ENAMETOOLONG)
     if name in (b".", b".."):
         return await _relative(tx, parent, name)
-    if guess is not None:
-        await tx.warm(attrs=(guess,), names=((parent, name),))
-    entry = await tx.lookup(parent, name)
+    entry = await tx.lookup(parent, name, guess)
     if entry is None:
         raise FsError(errno.ENOENT)
     return entry

@@ -70,8 +70,12 @@ class Transaction(Protocol):
 
     # -- names
 
-    async def lookup(self, parent: Ino, name: bytes) -> Entry | None:
-        """The inode that `name` points at; None where the dentry or the inode's attr is missing."""
+    async def lookup(self, parent: Ino, name: bytes, guess: Ino | None = None) -> Entry | None:
+        """The inode that `name` points at; None where the dentry or the inode's attr is missing.
+
+        With `guess`, where it may well point, a transaction that only reads may take both as they are now rather than of
+        its snapshot.
+        """
         ...
 
     async def dentry(self, parent: Ino, name: bytes) -> Dentry | None: ...

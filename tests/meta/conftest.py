@@ -8,7 +8,6 @@ import pytest
 
 from jfs.meta.engines import open_engine
 from jfs.meta.kv.memory import MemoryEngine
-from jfs.meta.kv.tikv_native import open_tikv
 from jfs.meta.run import run_inline
 from jfs.meta.transaction import Engine
 from tests.tikv.cluster import Cluster
@@ -16,15 +15,12 @@ from tests.tikv.cluster import Cluster
 _volumes = itertools.count(1)
 
 
-@pytest.fixture(params=["memory", "sqlite3", "tikv", "tikv-native"])
+@pytest.fixture(params=["memory", "sqlite3", "tikv"])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Engine, None, None]:
     """An engine with an empty database that is ready for use."""
     opened: Engine
     if request.param == "memory":
         opened = MemoryEngine()
-    elif request.param == "tikv-native":
-        native: Cluster = request.getfixturevalue("tikv_cluster")
-        opened = open_tikv(native.url(f"native{next(_volumes)}").removeprefix("tikv://"))
     elif request.param == "tikv":
         cluster: Cluster = request.getfixturevalue("tikv_cluster")
         opened = open_engine(cluster.url(f"test{next(_volumes)}"))

@@ -14,8 +14,8 @@ from jfs.errors import FsError, Unavailable, UserError
 from jfs.meta import run as running
 from jfs.meta.client import MetaClient
 from jfs.meta.engines import open_engine
-from jfs.meta.kv import tikv_native as tikv
-from jfs.meta.kv.tikv_native import TikvEngine
+from jfs.meta.kv import tikv
+from jfs.meta.kv.tikv import TikvEngine
 from jfs.meta.run import read, run
 from jfs.meta.transaction import Transaction
 from jfs.meta.types import ROOT, ROOT_INO

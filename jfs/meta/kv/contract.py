@@ -19,6 +19,9 @@ class KeyValues(Protocol):
         """The values of those keys that exist, in one round trip."""
         ...
 
+    async def get_each(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """The same, but where only reading goes on each as it is now: not all of one moment, and nothing is kept of them."""
+
     async def warm(self, keys: Iterable[bytes]) -> None:
         """These keys are about to be read one by one: fetch them in one round trip, if that saves any."""
 

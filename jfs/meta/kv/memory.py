@@ -86,6 +86,9 @@ class MemoryKeys:
     async def get_many(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         return {key: value for key in keys if (value := self._read(key)) is not None}
 
+    async def get_each(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        return await self.get_many(keys)
+
     async def warm(self, keys: Iterable[bytes]) -> None:
         """Nothing is far away."""
 

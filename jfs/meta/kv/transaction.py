@@ -102,7 +102,14 @@ class KvTransaction:
 
     # -- names
 
-    async def lookup(self, parent: Ino, name: bytes) -> Entry | None:
+    async def lookup(self, parent: Ino, name: bytes, guess: Ino | None = None) -> Entry | None:
+        if guess is not None:
+            named, key = schema.dentry_key(parent, name), schema.attr_key(guess)
+            found = await self.kv.get_each((named, key))
+            if named not in found:
+                return None
+            if key in found and schema.decode_dentry(found[named], named).ino == guess:
+                return Entry(guess, schema.decode_attr(found[key], key))
         dentry = await self.dentry(parent, name)
         if dentry is None:
             return None

@@ -110,7 +110,7 @@ class SqlTransaction:
 
     # -- names
 
-    async def lookup(self, parent: Ino, name: bytes) -> Entry | None:
+    async def lookup(self, parent: Ino, name: bytes, guess: Ino | None = None) -> Entry | None:
         row = self._execute(self._sql.lookup, (parent, name)).fetchone()
         if row is None:
             return None
