@@ -53,6 +53,15 @@ def default_log() -> str:
 @arguments.value(
     "--negative-entry-cache", kind=arguments.Duration(), default=0.0, text="the same for names that are not there"
 )
+@arguments.value(
+    "--open-cache",
+    kind=arguments.Duration(),
+    default=0.0,
+    text="seconds an open believes what an earlier one was told; 0: it asks",
+)
+@arguments.value(
+    "--open-cache-limit", kind=arguments.Whole(), default=10_000, text="files remembered for it; 0: no limit"
+)
 @arguments.value("--io-retries", kind=arguments.Whole(), default=10, text="tries after a failed object request")
 @arguments.value("--max-uploads", kind=arguments.Whole(1, 10_000), default=20, text="uploads at once")
 @arguments.value("--max-downloads", kind=arguments.Whole(1, 10_000), default=200, text="downloads at once")
@@ -149,8 +158,6 @@ def default_log() -> str:
 @arguments.tuning(
     "--max-fuse-io",
     "--skip-dir-nlink",
-    "--open-cache",
-    "--open-cache-limit",
     "--backup-meta",
     switches=(
         "--disable-transparent-hugepage",

@@ -132,6 +132,8 @@ class Mounted:
             VfsOptions(
                 buffer_size=options["buffer_size"],
                 max_readahead=options["max_readahead"],
+                open_cache_s=options["open_cache"],
+                open_cache_limit=options["open_cache_limit"],
                 hide_internal=options["hide_internal"] or bool(options["subdir"]),
                 prefix_internal=options["prefix_internal"],
                 config=shown_config(volume, path, options),
@@ -256,6 +258,8 @@ def shown_config(volume: Volume, path: str, options: dict[str, Any]) -> dict[str
             "MountPoint": path,
             "Subdir": meta.options.subdir,
             "AtimeMode": meta.options.atime_mode,
+            "OpenCache": int(options["open_cache"] * NANO),
+            "OpenCacheLimit": options["open_cache_limit"],
         },
         "Chunk": {
             "CacheDir": ":".join(

@@ -63,6 +63,12 @@ async def check_open(tx: Transaction, cred: Cred, ino: Ino, flags: int) -> Attr:
     attr = await tx.attr(ino)
     if attr is None:
         raise FsError(errno.ENOENT)
+    require_open(attr, cred, ino, flags)
+    return attr
+
+
+def require_open(attr: Attr, cred: Cred, ino: Ino, flags: int) -> None:
+    """EPERM, EACCES where an inode with these attributes may not be opened so."""
     access = flags & os.O_ACCMODE
     if access != os.O_WRONLY:
         require(attr, cred, R)
@@ -73,7 +79,6 @@ async def check_open(tx: Transaction, cred: Cred, ino: Ino, flags: int) -> Attr:
             raise FsError(errno.EPERM)
         if attr.flags & FLAG_APPEND and (flags & os.O_TRUNC or not flags & os.O_APPEND):
             raise FsError(errno.EPERM)
-    return attr
 
 
 # -- records

@@ -60,6 +60,7 @@ class Reader:
         self._max_readahead = max_readahead
         self.ahead = ReadAhead(blocks, budget)
         self._given_up = GivenUp()
+        self.records_ttl_s = RECORDS_TTL_S
         self.on_records: Callable[[Ino, int, int], None] = _ignore
         """(inode, chunk, records or segments in it), when there are many."""
 
@@ -116,7 +117,7 @@ class Reader:
         version = file.version
         known: ChunkMap | None = file.records.get(index)
         records = await self._meta.read_chunk(file.ino, index)
-        expires = trio.current_time() + RECORDS_TTL_S
+        expires = trio.current_time() + self.records_ttl_s
         if known is not None and known.records == records:
             known.expires = expires
             return known

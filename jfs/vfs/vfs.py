@@ -29,6 +29,7 @@ from jfs.vfs.directories import DirHandle, DirRow
 from jfs.vfs.durability import Durability
 from jfs.vfs.files import OpenFile, OpenFileTable
 from jfs.vfs.handles import Handle, HandleTable
+from jfs.vfs.open_cache import OpenCache
 from jfs.vfs.reader import Reader
 from jfs.vfs.special_files import SpecialFiles, is_special
 from jfs.vfs.writer import WriteContext
@@ -56,6 +57,8 @@ class VfsOptions(msgspec.Struct, frozen=True):
 
     buffer_size: int = 300 << 20
     max_readahead: int = 32 << 20
+    open_cache_s: float = 0.0
+    open_cache_limit: int = 10_000
     put_tries: int = 3
     compact: bool = True
     hide_internal: bool = False
@@ -77,8 +80,11 @@ class Vfs:
         self.pool = BufferPool(int(options.buffer_size * WRITE_SHARE), meta.settings.block_size << 10)
         self.writes = WriteContext(meta, blocks, self.pool, self.durability, options.put_tries)
         self.files = OpenFileTable(self.writes)
+        self.open_cache = OpenCache(options.open_cache_s, options.open_cache_limit)
+        self.writes.on_change = self.open_cache.forget
         self.handles = HandleTable()
         self.reader = Reader(meta, blocks, options.max_readahead, int(options.buffer_size * READ_SHARE))
+        self.reader.records_ttl_s = max(self.reader.records_ttl_s, options.open_cache_s)
         self.cleaner = Cleaner(meta, blocks, self.durability)
         self.compactor = Compactor(meta, blocks, self.files, self.durability)
         self.access_log = AccessLog()
@@ -178,11 +184,13 @@ class Vfs:
         if is_special(ino):
             raise FsError(errno.EPERM)
         self.special.refuse_creation(parent, name)
-        return self._with_unflushed(await self.meta.link(cred, ino, parent, name))
+        entry = await self.meta.link(cred, ino, parent, name)
+        self.open_cache.forget(entry.ino)
+        return self._with_unflushed(entry)
 
     async def unlink(self, cred: Cred, parent: Ino, name: bytes) -> None:
         self.special.refuse_removal(parent, name)
-        await self.meta.unlink(cred, parent, name)
+        self.open_cache.forget((await self.meta.unlink(cred, parent, name)).ino)
 
     async def rmdir(self, cred: Cred, parent: Ino, name: bytes) -> None:
         self.special.refuse_removal(parent, name)
@@ -193,7 +201,12 @@ class Vfs:
     ) -> Renamed:
         self.special.refuse_removal(parent, name)
         self.special.refuse_removal(new_parent, new_name)
-        return await self.meta.rename(cred, parent, name, new_parent, new_name, flags)
+        renamed = await self.meta.rename(cred, parent, name, new_parent, new_name, flags)
+        self.open_cache.forget(renamed.ino)
+        for other in (renamed.replaced, renamed.exchanged):
+            if other is not None:
+                self.open_cache.forget(other.ino)
+        return renamed
 
     async def readlink(self, ino: Ino) -> bytes:
         return await self.meta.readlink(ino)
@@ -206,7 +219,11 @@ class Vfs:
         if ino == TRASH_INO:
             return await self._trash_attr()
         file = self.files.get(ino)
+        known = self.open_cache.attr(ino)
+        if known is not None:
+            return known if file is None else file.shown(known)
         asked_at = file.changes if file is not None else 0
+        changes = self.open_cache.changes
         try:
             attr = await self.meta.getattr(ino)
         except FsError as error:
@@ -217,6 +234,7 @@ class Vfs:
             return gone
         if file is None:
             return attr
+        self.open_cache.saw(ino, attr, changes)
         self._refresh(file, attr, asked_at)
         return file.shown(file.attr)
 
@@ -233,6 +251,7 @@ class Vfs:
             if file is not None and file.writer.dirty:
                 await file.writer.flush()
             attr = await self.meta.setattr(cred, ino, change, opened=fh is not None)
+            self.open_cache.forget(ino)
             file = self.files.get(ino)
             if file is not None:
                 file.adopt(attr)
@@ -245,11 +264,14 @@ class Vfs:
             raise FsError(errno.EFBIG)
         file = self.files.get(ino)
         if file is None:
-            return await self.meta.truncate(cred, ino, size, opened=opened)
+            attr = await self.meta.truncate(cred, ino, size, opened=opened)
+            self.open_cache.forget(ino)
+            return attr
         async with file.writer.paused():
             await file.writer.flush()
             attr = await self.meta.truncate(cred, ino, size, opened=opened)
             file.truncated(attr)
+            self.open_cache.forget(ino)
         return attr
 
     def _with_unflushed(self, entry: Entry) -> Entry:
@@ -299,19 +321,35 @@ class Vfs:
             return self.handles.add_special(self.special.open(cred, ino, flags))
         known = self.files.get(ino)
         asked_at = known.changes if known is not None else 0
-        attr = await self.meta.open(cred, ino, flags)
-        file = self._enter(ino, attr, asked_at)
+        changes = self.open_cache.changes
+        believed = False
+
+        def known_attr() -> Attr | None:
+            nonlocal believed
+            attr = self.open_cache.attr(ino)
+            believed = attr is not None
+            return attr
+
+        attr = await self.meta.open(cred, ino, flags, known_attr if self.open_cache.seconds > 0 else None)
+        if not believed:
+            self.open_cache.saw(ino, attr, changes)
+        file = self._enter(ino, attr, asked_at, believed=believed)
         handle = self._new_handle(cred, file, flags)
         if flags & os.O_TRUNC and handle.writable:
             await self._empty(cred, handle, ino)
         handle.keep_cache = not handle.direct_io and self.files.unchanged_since_last_open(ino, attr)
         return handle
 
-    def _enter(self, ino: Ino, attr: Attr, asked_at: int = 0) -> OpenFile:
-        """One more handle on the inode: what others closed before this open must be seen, whoever wrote last."""
+    def _enter(self, ino: Ino, attr: Attr, asked_at: int = 0, *, believed: bool = False) -> OpenFile:
+        """One more handle on the inode: what others closed before this open must be seen, whoever wrote last.
+
+        Unless `believed` attributes are enough for this open.
+        """
         known = self.files.get(ino)
         file = self.files.enter(ino, attr)
-        if known is not None:
+        if known is None:
+            file.records = self.open_cache.records(ino)
+        elif not believed:
             self._refresh(file, attr, asked_at)
             file.forget_records()
         return file
@@ -345,7 +383,7 @@ class Vfs:
         if not handle.readable:
             raise FsError(errno.EBADF)
         try:
-            if offset + size > file.length:
+            if offset + size > file.length and self.open_cache.attr(file.ino) is None:
                 asked_at = file.changes
                 self._refresh(file, await self.meta.getattr(file.ino, fresh=True), asked_at)
             self.compactor.requests += 1
@@ -377,6 +415,7 @@ class Vfs:
         mode = without_privileges(file.attr.mode, cred)
         if mode != file.attr.mode:
             file.adopt(await self.meta.setattr(cred, file.ino, AttrChange(mode=mode), opened=True))
+            self.open_cache.forget(file.ino)
 
     async def flush(self, fh: int) -> None:
         """What close(2) waits for: data stored, records committed.  Free for a handle that cannot write."""
@@ -423,6 +462,8 @@ class Vfs:
             await self.meta.close(file.ino)
         finally:
             self.files.leave(file)
+            if file.opens == 0:
+                self.open_cache.keep_records(file.ino, file.records)
 
     # -- directories
 

@@ -61,6 +61,8 @@ class WriteContext:
         self.nursery: trio.Nursery | None = None
         self.on_records: Callable[[Ino, int, int], None] = _ignore
         """(inode, chunk, records in it) after each commit."""
+        self.on_change: Callable[[Ino], None] = _unheard
+        """After each commit too."""
         self.relieve: Callable[[Ino, int, int], Awaitable[None]] = _nobody_waits
         """The same; returns when the chunk has few enough records for another."""
         self.dirty: set[FileWriter] = set()
@@ -444,6 +446,7 @@ class FileWriter:
             log.error("inode %d: the record of slice %d was not stored: %s", file.ino, piece.id, error)
             raise FsError(errno.EIO) from error
         file.committed(written.attr, piece.index)
+        context.on_change(file.ino)
         context.on_records(file.ino, piece.index, written.records)
         await context.relieve(file.ino, piece.index, written.records)
 
@@ -487,3 +490,7 @@ def _ignore(ino: Ino, index: int, records: int) -> None:
 
 async def _nobody_waits(ino: Ino, index: int, records: int) -> None:
     """Nobody compacts."""
+
+
+def _unheard(ino: Ino) -> None:
+    """Nobody remembers attributes."""
