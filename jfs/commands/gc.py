@@ -201,6 +201,7 @@ class Collector:
         import trio
 
         from jfs.commands.scan import all_chunks
+        from jfs.vfs.compact_tree import rounds_for
         from jfs.vfs.compactor import Compactor
 
         compactor = Compactor(self._meta, self._volume.blocks, None, self._durability)
@@ -218,8 +219,8 @@ class Collector:
                 slices += records
                 size += length
                 step(1)
-                while await compactor.compact(ino, index, eager=True):
-                    """A list may be longer than what one compaction takes."""
+                for _ in range(rounds_for(records) - 1):
+                    await compactor.compact(ino, index, eager=True)
 
         async for page in all_chunks(self._meta.engine):
             async with trio.open_nursery() as nursery:

@@ -9,6 +9,7 @@ import trio
 from jfs.errors import CorruptRecord, FsError, StoreError, first_of
 from jfs.meta import inodes
 from jfs.meta.run import read
+from jfs.meta.slices import COMPACT_AT_MOST
 from jfs.meta.transaction import Transaction
 from jfs.meta.types import TYPE_DIR, TYPE_FILE, Dentry, Ino
 from jfs.vfs.compactor import Compactor
@@ -67,17 +68,17 @@ class TreeCompaction:
                 after = page[-1][0]
 
     async def _file(self, ino: Ino, nursery: trio.Nursery) -> None:
-        for index in await read(self._meta.engine, _worth_a_look, ino):
+        for index, records in await read(self._meta.engine, _worth_a_look, ino):
             self.chunks += 1
             token = object()
             await self._limiter.acquire_on_behalf_of(token)
-            nursery.start_soon(self._chunk, ino, index, token)
+            nursery.start_soon(self._chunk, ino, index, rounds_for(records), token)
 
-    async def _chunk(self, ino: Ino, index: int, token: object) -> None:
-        """A list may be longer than what one compaction takes."""
+    async def _chunk(self, ino: Ino, index: int, rounds: int, token: object) -> None:
         try:
-            while await self._compactor.rewrite(ino, index):
-                pass
+            for _ in range(rounds):
+                if not await self._compactor.rewrite(ino, index):
+                    break
         except (FsError, StoreError, CorruptRecord, OSError) as error:
             log.error("compaction of inode %d chunk %d failed: %s", ino, index, error)
             self._first_error = self._first_error or (error.errno if isinstance(error, FsError) else EIO)
@@ -90,6 +91,11 @@ async def _page(tx: Transaction, ino: Ino, after: bytes | None) -> list[tuple[by
     return await tx.dentries(ino, after, PAGE)
 
 
-async def _worth_a_look(tx: Transaction, ino: Ino) -> list[int]:
-    """Chunks of more than one record."""
-    return [index for index, records in await tx.chunks(ino) if len(records) > 1]
+async def _worth_a_look(tx: Transaction, ino: Ino) -> list[tuple[int, int]]:
+    """Chunks of more than one record, and how many they have."""
+    return [(index, len(records)) for index, records in await tx.chunks(ino) if len(records) > 1]
+
+
+def rounds_for(records: int) -> int:
+    """How many compactions take in so many records; what is written meanwhile is left to others."""
+    return records // COMPACT_AT_MOST + 1

@@ -3,10 +3,12 @@
 import os
 import random
 import threading
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from tests.deadline import eventually
 from tests.interop.conftest import assert_clean
 from tests.interop.several import several_mounts
 from tests.mounts import JFS, PEER, Client, Mount, Volume, format_volume
@@ -15,6 +17,7 @@ from tests.tikv.fixtures import fresh_address
 
 PAGE = 4096
 PAGES = 64
+COMPACTIONS = 6
 
 
 def pieces(path: Path, count: int) -> bytes:
@@ -55,8 +58,6 @@ def test_either_command_on_either_mount(tmp_path: Path, commander: Client, serve
 
 
 def eventually_objects(volume: Volume, count: int) -> None:
-    from tests.deadline import eventually
-
     eventually(lambda: slice_objects(volume) == count, 10, f"{count} objects")
 
 
@@ -91,9 +92,9 @@ def test_what_cannot_be_compacted(tmp_path: Path) -> None:
 class Writers:
     """Each writes pages of its own of one file, over and over, from its own mount."""
 
-    def __init__(self, mounts: list[Mount], rounds: int) -> None:
+    def __init__(self, mounts: list[Mount]) -> None:
         self.mounts = mounts
-        self.rounds = rounds
+        self.enough = threading.Event()
         self.pages = [bytes([0]) * PAGE for _ in range(PAGES)]
         self.failures: list[BaseException] = []
 
@@ -102,7 +103,9 @@ class Writers:
         try:
             fd = os.open(self.mounts[number].path / "f", os.O_WRONLY)
             try:
-                for turn in range(self.rounds):
+                for turn in count():
+                    if self.enough.is_set():
+                        break
                     at = rng.randrange(PAGES // len(self.mounts)) * len(self.mounts) + number
                     self.pages[at] = bytes([turn % 251 + 1]) * PAGE
                     os.pwrite(fd, self.pages[at], at * PAGE)
@@ -128,17 +131,17 @@ def test_writers_on_several_mounts_beside_compaction(
     volume = format_volume(JFS, tmp_path, "vol", "--trash-days", days, address=fresh_address(tikv_cluster))
     with several_mounts(volume, 2 - peers, peers) as mounts:
         (mounts[0].path / "f").write_bytes(bytes(PAGE) * PAGES)
-        writers = Writers(mounts, 150)
+        writers = Writers(mounts)
         threads = writers.run()
-        compactions = 0
-        while any(thread.is_alive() for thread in threads):
-            mount = mounts[compactions % len(mounts)]
-            mount.client.run("compact", mount.path / "f")
-            compactions += 1
-        for thread in threads:
-            thread.join()
+        try:
+            for turn in range(COMPACTIONS):
+                mount = mounts[turn % len(mounts)]
+                mount.client.run("compact", mount.path / "f")
+        finally:
+            writers.enough.set()
+            for thread in threads:
+                thread.join()
         assert not writers.failures
-        assert compactions > 2
         for mount in mounts:
             with (mount.path / "f").open("rb") as file:
                 assert file.read() == b"".join(writers.pages), mount.path
