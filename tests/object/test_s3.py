@@ -1,5 +1,6 @@
 """The S3 store: on a real server, and on one that answers what no real one would."""
 
+import errno
 import itertools
 import random
 import threading
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 
 from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull
+from jfs.object.connections import Connections
 from jfs.object.credentials import key_source
 from jfs.object.s3 import Refused, S3Options, S3Store, clock_difference
 from jfs.object.stores import open_store, volume_part
@@ -211,6 +213,19 @@ def test_a_server_that_is_not_there() -> None:
         place = server.endpoint
     store = S3Store(parse_place("s3", place + "/b"), key_source("s3", "a", "s"))
     with pytest.raises(StoreError, match=r"PutObject: 127\.0\.0\.1:\d+: connection refused"):
+        store.put("k", b"x")
+    store.close()
+
+
+def test_a_dead_connection_is_not_called_a_slow_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel gives up a connection long before the request's own timeout."""
+
+    def dead(*_: object, **__: object) -> None:
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+    monkeypatch.setattr(Connections, "request", dead)
+    store = S3Store(parse_place("s3", "http://127.0.0.1:1/b"), key_source("s3", "a", "s"))
+    with pytest.raises(StoreError, match=r"PutObject: 127\.0\.0\.1:1: the connection is dead"):
         store.put("k", b"x")
     store.close()
 
