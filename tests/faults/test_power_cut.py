@@ -36,6 +36,7 @@ CUT = [
     "Read-only file system",
     "left by a mount that died",
     "are lost",
+    "an earlier flush of blocks failed",
     "[Ss]taged block",
     "cached block .* is corrupt and dropped",
     "staging folder",
