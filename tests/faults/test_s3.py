@@ -57,10 +57,10 @@ def folder_of_cache(volume: Volume) -> Path:
 
 OUTAGES = {
     "away": (Fault.AWAY, 20.0),
-    "503": (Fault.BUSY, 10.0),
-    "frozen": (Fault.HANG, 10.0),
-    "lost": (Fault.LOST, 20.0),
-    "timing out": (Fault.SILENT, 10.0),
+    "503": (Fault.BUSY, 6.0),
+    "frozen": (Fault.HANG, 6.0),
+    "lost": (Fault.LOST, 15.0),
+    "timing out": (Fault.SILENT, 6.0),
 }
 
 
