@@ -83,8 +83,14 @@ class Mounted:
 
     def drain(self) -> None:
         """Wait until nothing is staged."""
-        if self.place.writeback and self.program != "rclone":
-            wait(lambda: not any(path.is_file() for path in self.cache.glob("*/rawstaging/**/*")), DRAIN_S)
+        if self.program == "rclone":
+            wait(lambda: all(_uploaded(path.read_bytes()) for path in self._files("vfsMeta")), DRAIN_S)
+        elif self.place.writeback:
+            wait(lambda: not self._files("*/rawstaging"), DRAIN_S)
+
+    def _files(self, folder: str) -> list[Path]:
+        """In this folder of the cache; it changes meanwhile."""
+        return [path for path in self.cache.glob(f"{folder}/**/*") if path.is_file()]
 
     def _bucket(self) -> list[str]:
         if self.place.storage == "s3":
@@ -157,6 +163,12 @@ def mounted(program: str, folder: Path, place: Place, servers: Servers) -> Itera
         time.sleep(0.5)
         mount.unmount()
         shutil.rmtree(folder)
+
+
+def _uploaded(record: bytes) -> bool:
+    """Whether rclone's record of a cached file says that its object is stored; it is marked dirty only after the close."""
+    words = record.replace(b" ", b"")
+    return b'"Dirty":false' in words and b'"Fingerprint":""' not in words
 
 
 def binary(program: str) -> str:
