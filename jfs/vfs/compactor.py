@@ -89,13 +89,15 @@ class Compactor:
                 while not self._queue:
                     await self._waiting.park()
                 await self._calm()
+                if not self._queue:
+                    continue
                 key = max(self._queue, key=self._queue.__getitem__)
                 del self._queue[key]
                 await self.compact(*key)
 
     async def _calm(self) -> None:
-        """Return when the mount is idle or some chunk's list has become urgent."""
-        while max(self._queue.values()) < URGENT:
+        """Return when the mount is idle, some chunk's list has become urgent, or a writer has seen to the last of them."""
+        while self._queue and max(self._queue.values()) < URGENT:
             before = self.requests
             await trio.sleep(CALM_S)
             if self.requests - before < BUSY_REQUESTS:
@@ -143,7 +145,9 @@ class Compactor:
             async with self._durability:
                 committed = True  # perhaps, until the answer is there: without it the blocks are gc's to judge
                 try:
-                    dead = await self._meta.commit_compaction(plan, new_id, fingerprint)
+                    # Cut off by the end of the mount, it would leave blocks behind of which nobody knows whose they are.
+                    with trio.CancelScope(shield=True):
+                        dead = await self._meta.commit_compaction(plan, new_id, fingerprint)
                 except FsError as error:
                     committed = error.errno != errno.EINVAL
                     if committed:

@@ -245,3 +245,18 @@ async def test_a_writer_waits_where_the_list_is_too_long(monkeypatch: pytest.Mon
         again = await m.open(b"f", RDONLY)
         assert len(await m.read(again, 0, 1 << 20)) == 4050
         await m.close(again)
+
+
+async def test_a_queue_that_writers_have_emptied_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the compactor waits for quiet, a writer may compact the last chunk of the queue itself."""
+    monkeypatch.setattr(compactor_module, "CALM_S", 0.01)
+    monkeypatch.setattr(compactor_module, "BUSY_REQUESTS", 0)  # never quiet
+    async with mounted(trash_days=0) as m:
+        handle = await pieces(m, b"f", 3)
+        m.vfs.compactor.after_read(inode(handle), 0, 3)
+        await trio.sleep(0.03)
+        await m.vfs.compactor.rewrite(inode(handle), 0)
+        m.vfs.compactor._queue.clear()
+        await trio.sleep(0.03)
+        m.vfs.compactor.after_read(inode(handle), 0, 3)
+        assert len(m.vfs.compactor._queue) == 1
