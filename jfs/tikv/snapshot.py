@@ -82,12 +82,15 @@ class Snapshot:
             later += keys
             return
         pairs, errors = messages.pairs(answer)
+        whole = parse(answer).get(5) if errors or not pairs else None
+        if whole is not None:
+            # One lock in the store's memory: nothing was read.  Servers repeat it as a pair, which is not the only key.
+            await self._make_way([whole], backoff)
+            later += keys
+            return
         found.update(pairs)
         if errors:
             later += [lock.key for lock in await self._make_way(errors, backoff)]
-        elif not pairs and 5 in (whole := parse(answer)):
-            await self._make_way([whole[5]], backoff)
-            later += keys
 
     async def scan(self, start: bytes, end: bytes, limit: int | None = None) -> list[Pair]:
         """The first `limit` pairs of [start, end), in order; an empty `end` is no bound.  Unavailable, Conflict."""

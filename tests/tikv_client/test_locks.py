@@ -8,8 +8,10 @@ import pytest
 import trio
 
 from jfs.errors import Conflict
+from jfs.tikv import messages, wire
 from jfs.tikv.client import LATEST, Client, Mutation, Op
 from jfs.tikv.messages import physical
+from jfs.tikv.regions import Region
 from tests.deadline import eventually_async
 from tests.tikv import client as library
 from tests.tikv.cluster import Cluster
@@ -105,6 +107,30 @@ async def test_a_secondary_whose_primary_never_came(tikv_cluster: Cluster) -> No
         # The primary's prewrite comes late: it is refused.
         with pytest.raises(AssertionError):
             await prewrite(client, puts(lone_a=b"new"), ttl_ms=LONG_MS, start_ts=start)
+
+
+async def test_a_lock_in_the_memory_of_a_store_hides_no_other_key(
+    tikv_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TiKV then reads nothing: it gives the lock as the answer's error, and again as the error of a single pair."""
+    keys = [b"memory-a", b"memory-b", b"memory-c"]
+    async with connected(tikv_cluster) as client:
+        await put(client, *[Mutation(Op.PUT, key, b"old") for key in keys])
+        await prewrite(client, [Mutation(Op.PUT, keys[0], b"new")], ttl_ms=SHORT_MS)
+        ask = client.cluster.ask
+        refused: list[bytes] = []
+
+        async def refusing(region: Region, path: str, *args: Any, **named: Any) -> bytes | None:
+            answer = await ask(region, path, *args, **named)
+            if path == messages.BATCH_GET and not refused and answer is not None:
+                refused.extend(messages.pairs(answer)[1])
+                return wire.data(2, wire.data(1, refused[0])) + wire.data(5, refused[0])
+            return answer
+
+        monkeypatch.setattr(client.cluster, "ask", refusing)
+        now = client.snapshot(await client.timestamp())
+        assert await now.batch_get(keys) == dict.fromkeys(keys, b"old")
+        assert refused
 
 
 # -- asynchronous commits of a client that died
