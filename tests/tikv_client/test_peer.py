@@ -8,7 +8,7 @@ from jfs.meta.client import MetaClient
 from jfs.meta.engines import open_engine
 from jfs.meta.types import ROOT, ROOT_INO
 from tests.meta.volumes import assert_clean, connect, make_file
-from tests.mounts import PEER, require_fuse
+from tests.mounts import PEER, format_volume
 from tests.tikv.cluster import Cluster
 from tests.tikv.control import Control
 
@@ -70,29 +70,24 @@ async def check(url: str) -> None:
     await client.engine.close()
 
 
+async def work_along(url: str, control: Control, folder: Path) -> None:
+    client = await connect(open_engine(url))
+    await both(client, control, folder)
+    await client.flush_usage()
+    await client.engine.close()
+
+
 def test_one_directory(tmp_path: Path) -> None:
-    require_fuse()
     with Cluster() as cluster:
         url = cluster.url("both")
-        PEER.run("format", "--trash-days", "0", "--bucket", tmp_path / "objects", url, "myvol")
-        mnt = tmp_path / "mnt"
-        PEER.run("mount", "-d", "--no-usage-report", "--log", tmp_path / "log", "--metrics", "127.0.0.1:0", url, mnt)
-        try:
-            folder = mnt / "shared"
+        volume = format_volume(PEER, tmp_path / "vol", "myvol", "--trash-days", "0", address=url)
+        with volume.mounted(PEER) as mount:
+            folder = mount.path / "shared"
             folder.mkdir()
-
-            async def main() -> None:
-                client = await connect(open_engine(url))
-                await both(client, cluster.control, folder)
-                await client.flush_usage()
-                await client.engine.close()
-
-            trio.run(main)
+            trio.run(work_along, url, cluster.control, folder)
             wanted = expected("p", "q") | expected("j", "k")
             assert {each.name for each in folder.iterdir()} == wanted
             assert (folder / "p7").read_text() == "content 7"
-        finally:
-            PEER.run("umount", mnt)
         PEER.run("fsck", url)
         trio.run(check, url)  # now that the peer has written its books
         assert cluster.control.stats()["locks"] == 0
