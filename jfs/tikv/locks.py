@@ -164,8 +164,8 @@ class Locks:
         """End a transaction whose owner is gone as its locks have decided it."""
         commit_ts = await self._decided(primary, backoff)
         fate = Fate(commit_ts=commit_ts)
-        self._remember(lock.start_ts, fate)
         await self._resolve_keys([*primary.secondaries, lock.primary], lock.start_ts, commit_ts, backoff)
+        self._remember(lock.start_ts, fate)  # not before: of a fate that is known, the primary lock is taken to be gone
         return fate
 
     async def _decided(self, primary: Lock, backoff: Backoff) -> int:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import trio
 
-from jfs.errors import Conflict
+from jfs.errors import Conflict, Unavailable
 from jfs.tikv import messages, wire
 from jfs.tikv.client import LATEST, Client, Mutation, Op
-from jfs.tikv.messages import physical
+from jfs.tikv.messages import Lock, physical
 from jfs.tikv.regions import Region
 from tests.deadline import eventually_async
 from tests.tikv import client as library
@@ -177,6 +177,22 @@ async def test_a_writer_keeps_an_asynchronous_commit_too(tikv_cluster: Cluster) 
                 break
         assert await value(client, b"acw_a") == b"new"
         assert await value(client, b"acw_b") == b"later"
+
+
+async def test_a_resolution_that_was_cut_off_is_made_again(tikv_cluster: Cluster) -> None:
+    """Who knows how a transaction ended must not think that its primary lock is gone: a writer would try for ever."""
+    async with connected(tikv_cluster, patience_s=0.5) as client:
+        start = await prewrite(client, puts(cut_a=b"new", cut_b=b"new"), ttl_ms=SHORT_MS, secondaries=[b"cut_b"])
+        await expire(client)
+        fault = tikv_cluster.control.fault("resolve_lock", "server_is_busy")
+        with pytest.raises(Unavailable):
+            await put(client, *puts(cut_b=b"next"))
+        tikv_cluster.control.clear_faults(fault)
+        met = Lock(b"cut_a", b"cut_a", start, SHORT_MS, 2)
+        assert await client.locks.for_writer([met], await client.timestamp(), client.cluster.backoff())
+        await prewrite(client, puts(cut_a=b"next"), ttl_ms=SHORT_MS)
+        assert await value(client, b"cut_a") == b"new"
+        assert await value(client, b"cut_b") == b"new"
 
 
 async def test_a_live_asynchronous_commit_is_waited_for(tikv_cluster: Cluster) -> None:
