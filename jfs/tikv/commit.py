@@ -23,7 +23,7 @@ from jfs.tikv.backoff import Backoff
 from jfs.tikv.cluster import Cluster, Lost
 from jfs.tikv.errors import Refused, Undetermined
 from jfs.tikv.locks import Locks, lock_of
-from jfs.tikv.messages import LATEST, Mutation, Op
+from jfs.tikv.messages import LATEST, Lock, Mutation, Op
 from jfs.tikv.parallel import in_parallel
 from jfs.tikv.regions import Region
 from jfs.tikv.wire import all_of, parse
@@ -59,6 +59,8 @@ class Commit:
         elapsed_ms = int((trio.current_time() - began) * 1000)
         self._ttl_ms = _ttl_ms(size) + elapsed_ms
         self._small = size <= BATCH_BYTES
+        self._ended: set[Lock] = set()
+        """Locks that a prewrite met, and that should be gone."""
 
     async def run(self) -> int:
         """The commit's timestamp.  Conflict and Unavailable: it did not happen, and will not.  Refused.  Undetermined.
@@ -239,6 +241,9 @@ class Commit:
             locks.append(lock)
         if not await self._locks.for_writer(locks, self._start_ts, self._backoff):
             await self._backoff.wait_for_others("a transaction under way holds a lock")
+        elif not self._ended.isdisjoint(locks):
+            await self._backoff.wait_for_others("a lock of a transaction that has ended stays where it is")
+        self._ended.update(locks)
         return True
 
     async def _everywhere(self, keys: list[bytes], path: str, request_of: Callable[[list[bytes]], bytes]) -> None:
@@ -264,6 +269,8 @@ async def _tidy(work: Callable[[], Awaitable[None]]) -> None:
         await work()
     except (Conflict, Refused) as error:
         log.debug("locks of a transaction stay for others: %s", error)
+    except Exception:  # nobody waits for this: raised, it would end the program's event loop
+        log.exception("locks of a transaction stay for others")
 
 
 def _ttl_ms(size: int) -> int:

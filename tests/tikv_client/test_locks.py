@@ -10,6 +10,7 @@ import trio
 from jfs.errors import Conflict, Unavailable
 from jfs.tikv import messages, wire
 from jfs.tikv.client import LATEST, Client, Mutation, Op
+from jfs.tikv.commit import Commit
 from jfs.tikv.messages import Lock, physical
 from jfs.tikv.regions import Region
 from tests.deadline import eventually_async
@@ -97,6 +98,40 @@ async def test_a_writer_waits_for_a_live_lock(tikv_cluster: Cluster) -> None:
             await commit_key(client, b"held_a", start)
         await put(client, *puts(held_a=b"third"))
         assert await value(client, b"held_a") == b"third"
+
+
+async def test_a_writer_does_not_try_for_ever_where_a_lock_stays(
+    tikv_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(tikv_cluster) as owner, connected(tikv_cluster, patience_s=0.3) as client:
+        await prewrite(owner, puts(stuck=b"first"), ttl_ms=LONG_MS)
+        tries = 0
+
+        async def believe(*_: object) -> bool:
+            nonlocal tries
+            tries += 1
+            assert tries < 1000
+            return True
+
+        monkeypatch.setattr(client.locks, "for_writer", believe)
+        with pytest.raises(Conflict, match="stays where it is"):
+            await put(client, *puts(stuck=b"second"))
+
+
+@pytest.mark.logs("locks of a transaction stay for others")
+async def test_what_goes_wrong_in_the_background_does_not_end_the_program(
+    tikv_cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tikv_cluster.control.split(b"bg_b")
+    async with connected(tikv_cluster) as client:
+
+        async def break_down(*_: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(Commit, "_commit_rest", break_down)
+        await put(client, *puts(bg_a=b"1", bg_b=b"1"))
+        await eventually_async(lambda: "ZeroDivisionError" in caplog.text)
+        assert await value(client, b"bg_b") == b"1"
 
 
 async def test_a_secondary_whose_primary_never_came(tikv_cluster: Cluster) -> None:
