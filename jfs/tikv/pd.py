@@ -57,6 +57,8 @@ class Pd:
                 raise RpcError(f"PD hands out no timestamp within {ANSWER_S:g} s")
             except RpcError as error:
                 backoff = backoff or Backoff(self._patience_s)
+                if stamps is not None:
+                    stamps.close()  # it may be with a member that leads no more
                 self._lost(error)
                 await backoff.pause(error)
 

@@ -59,6 +59,18 @@ async def test_faults_of_pd_are_ridden_out(tikv_cluster: Cluster, kind: str) -> 
             await everything(client, b"pd-" + kind.encode())
 
 
+async def test_a_member_that_hands_out_no_timestamps_is_left(tikv_cluster: Cluster) -> None:
+    """It may lead no more, and say so for ever: the leader is looked for again."""
+    async with connected(tikv_cluster) as client:
+        earlier = await client.timestamp()
+        conversation = client.pd._timestamps
+        assert conversation is not None
+        tikv_cluster.control.fault("tso", "refuse", times=1)
+        assert await client.timestamp() > earlier
+        assert conversation.over
+        assert client.pd._timestamps is not conversation
+
+
 async def test_a_region_without_a_known_leader(tikv_cluster: Cluster) -> None:
     tikv_cluster.control.fault("pd", "leaderless")
     async with connected(tikv_cluster) as client:
