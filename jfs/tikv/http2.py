@@ -131,9 +131,11 @@ class Http2:
         if head is None:
             head = self._heads[path] = self._head_start + _literal(path) + self._head_end
         size = len(message) + 5
-        if size > self._window or size > stream.window or size > self._largest_frame:
+        if stream.unsent or size > self._window or size > stream.window or size > self._largest_frame:
             self._write(frame(HEADERS, END_HEADERS, number, head))
-            self.send(stream, message)
+            # What was said while the stream waited in line comes after what it begins with.
+            stream.unsent = bytearray(_MESSAGE.pack(0, size - 5) + message) + (stream.unsent or b"")
+            self._pump(stream)
             return
         self._window -= size
         stream.window -= size

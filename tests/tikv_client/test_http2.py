@@ -129,6 +129,23 @@ def test_an_answer_that_is_not_of_grpc() -> None:
     assert "503" in str(told.ends[0])
 
 
+def test_a_conversation_that_waits_in_line_keeps_all_its_messages_in_order() -> None:
+    server = Server()
+    server.settings(streams=1)
+    server.call()
+    server.frames()
+    told = Told()
+    server.http.open(PATH, told, b"one", last=False)
+    server.http.send(told, b"two")
+    server.http.send(told, b"three")
+    assert server.frames() == []
+    server.says(HEADERS, END_HEADERS | END_STREAM, 1, server.block(grpc_status="0"))
+    (kind, _, stream, _), *rest = server.frames()
+    assert (kind, stream) == (HEADERS, 3)
+    assert {(each[0], each[1], each[2]) for each in rest} == {(DATA, 0, 3)}
+    assert b"".join(each[3] for each in rest) == b"\0\0\0\0\x03one\0\0\0\0\x03two\0\0\0\0\x05three"
+
+
 def test_windows_hold_a_message_back() -> None:
     server = Server()
     server.settings(window=10, frame=16384)
