@@ -217,6 +217,7 @@ class MetaClient:
         """
         if self.options.read_only:
             raise FsError(errno.EROFS)
+        began = Recent.now()
         if turn and self._locks is not None:
             async with self._locks.hold(*turn):
                 result, charges = await run(self.engine, operation, *args)
@@ -224,7 +225,7 @@ class MetaClient:
             result, charges = await run(self.engine, operation, *args)
         self.usage.add(charges)
         if self._recent is not None:
-            self._recent.wrote(charges.attrs, charges.version)
+            self._recent.wrote(charges.attrs, charges.version, began)
         return result
 
     async def grow(

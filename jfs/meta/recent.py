@@ -21,26 +21,36 @@ MOST_NAMES: Final = 65536
 class Recent:
     """Bounded; the oldest go first."""
 
-    __slots__ = ("_attrs", "_keep_s", "_names")
+    __slots__ = ("_attrs", "_keep_s", "_names", "_seen")
 
     def __init__(self, keep_s: float) -> None:
         """`keep_s`: for how long attributes may be out of date, 0 for not at all."""
         self._keep_s = keep_s
         self._attrs: OrderedDict[Ino, tuple[int, float, Attr | None]] = OrderedDict()
         self._names: OrderedDict[tuple[Ino, bytes], Ino] = OrderedDict()
+        self._seen: OrderedDict[Ino, float] = OrderedDict()
+        """When the database last said what an inode is like."""
 
-    def wrote(self, attrs: Mapping[Ino, Attr | None], version: int) -> None:
-        """A transaction has committed with these attributes; None: the inode is gone.
+    @staticmethod
+    def now() -> float:
+        """The time that `wrote` counts by."""
+        return time.monotonic()
 
-        Commits may be told in another order than they happened in: their versions give the right one.
+    def wrote(self, attrs: Mapping[Ino, Attr | None], version: int, began: float) -> None:
+        """A transaction that began then has committed with these attributes; None: the inode is gone.
+
+        Commits may be told in another order than they happened in: their versions give the right one.  What the database
+        has said meanwhile may be newer than the commit: then nothing is kept.
         """
         if self._keep_s <= 0:
             return
         until = time.monotonic() + self._keep_s
-        kept = self._attrs
+        kept, seen = self._attrs, self._seen
         for ino, attr in attrs.items():
             known = kept.get(ino)
-            if known is None or known[0] < version:
+            if seen.get(ino, 0.0) >= began:
+                kept.pop(ino, None)
+            elif known is None or known[0] < version:
                 kept[ino] = (version, until, None if attr is None else msgspec.structs.replace(attr))
                 kept.move_to_end(ino)
         while len(kept) > MOST_ATTRS:
@@ -59,7 +69,14 @@ class Recent:
 
     def saw(self, ino: Ino) -> None:
         """The database has answered: that is newer."""
+        if self._keep_s <= 0:
+            return
         self._attrs.pop(ino, None)
+        seen = self._seen
+        seen.pop(ino, None)
+        seen[ino] = time.monotonic()
+        if len(seen) > MOST_ATTRS:
+            seen.popitem(last=False)
 
     def named(self, parent: Ino, name: bytes, ino: Ino) -> None:
         """The name points there."""
