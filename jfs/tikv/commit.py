@@ -36,6 +36,9 @@ BATCH_BYTES: Final = 512 << 10
 """A request has no more, if it has more than one key; a transaction that has more takes two phases."""
 MIB: Final = 1 << 20
 COMMIT_TS_EXPIRED: Final = 7
+ABORT: Final = 3
+"""The KeyError for all that has no other: refusals, but failures within the store too."""
+TOO_LARGE: Final = b"KeyTooLarge"
 SETTLE_S: Final = 60.0
 """How long it is tried to find out what became of a commit."""
 
@@ -106,6 +109,9 @@ class Commit:
                 return await self._settle(str(why))
             if answer is None:
                 return None
+            failed = _failure(all_of(answer, 2))
+            if failed is not None:
+                return await self._settle(failed)
             if await self._obstructed(answer):
                 continue
             commit_ts: int = parse(answer).get(4, 0)
@@ -182,6 +188,9 @@ class Commit:
                 if error is None:
                     self._finish(commit_ts, set(keys))
                     return commit_ts
+                failed = _failure([error])
+                if failed is not None:
+                    raise Lost(failed)
                 if COMMIT_TS_EXPIRED not in parse(error):  # else a reader was there: a later time will do
                     raise Conflict(f"a transaction was rolled back by others: {messages.text_of(error)}")
         except Lost as why:
@@ -231,8 +240,8 @@ class Commit:
         locks = []
         for error in errors:
             said = parse(error)
-            if 3 in said and b"KeyTooLarge" in said[3]:
-                raise Refused(said[3].decode(errors="replace"))
+            if TOO_LARGE in said.get(ABORT, b""):
+                raise Refused(said[ABORT].decode(errors="replace"))
             if 4 in said:
                 raise Conflict(f"another transaction was faster: {messages.text_of(said[4])}")
             lock = lock_of(error)
@@ -271,6 +280,15 @@ async def _tidy(work: Callable[[], Awaitable[None]]) -> None:
         log.debug("locks of a transaction stay for others: %s", error)
     except Exception:  # nobody waits for this: raised, it would end the program's event loop
         log.exception("locks of a transaction stay for others")
+
+
+def _failure(errors: Sequence[bytes]) -> str | None:
+    """What went wrong within the store, which says nothing of what became of the request."""
+    for error in errors:
+        why = parse(error).get(ABORT)
+        if why is not None and TOO_LARGE not in why:
+            return f"the store failed: {why.decode(errors='replace')}"
+    return None
 
 
 def _ttl_ms(size: int) -> int:

@@ -1,13 +1,15 @@
 """The client on a cluster that misbehaves."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from jfs.errors import Conflict, Unavailable
-from jfs.tikv import pd
+from jfs.tikv import messages, pd, wire
 from jfs.tikv.client import LATEST, Client, Mutation, Op
+from jfs.tikv.regions import Region
 from tests.deadline import eventually_async
 from tests.tikv.cluster import Cluster, free_ports
 from tests.tikv_client.clients import connected, put, puts, value
@@ -184,6 +186,39 @@ async def test_a_lost_answer_is_settled(tikv_cluster: Cluster, call: str, kind: 
             tikv_cluster.control.clear_faults()
             assert await value(client, key) == b"%d" % turn
             assert await value(client, key + b"/z") == b"%d" % turn
+
+
+@pytest.mark.parametrize(("path", "apart"), [(messages.PREWRITE, False), (messages.COMMIT, True)])
+@pytest.mark.parametrize("executed", [False, True])
+async def test_a_failure_within_the_store_is_settled(
+    tikv_cluster: Cluster, monkeypatch: pytest.MonkeyPatch, path: str, apart: bool, executed: bool
+) -> None:
+    """An answer that tells of an error of no kind may be about a commit that has happened."""
+    key = f"failure-{apart}-{executed}".encode()
+    if apart:
+        tikv_cluster.control.split(key + b"/m")
+    async with connected(tikv_cluster) as client:
+        ask, failed = client.cluster.ask, False
+
+        async def failing(region: Region, asked: str, request: bytes, *args: Any, **named: Any) -> bytes | None:
+            nonlocal failed
+            if asked != path or failed:
+                return await ask(region, asked, request, *args, **named)
+            failed = True
+            if executed:
+                assert await ask(region, asked, request, *args, **named) is not None
+            return wire.data(2, wire.data(3, b"Error(Engine(Other))"))
+
+        monkeypatch.setattr(client.cluster, "ask", failing)
+        committed = True
+        try:
+            await put(client, Mutation(Op.PUT, key, b"1"), Mutation(Op.PUT, key + b"/z", b"1"))
+        except Unavailable:
+            committed = False
+        assert failed
+        assert committed == executed
+        assert (await value(client, key) is not None) == executed
+        assert (await value(client, key + b"/z") is not None) == executed
 
 
 async def test_an_outcome_is_known_after_the_store_came_back(tikv_cluster: Cluster) -> None:
