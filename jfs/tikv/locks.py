@@ -80,8 +80,8 @@ class Locks:
         rolled back.
         """
         start = b""
+        backoff = self._cluster.backoff()
         while True:
-            backoff = self._cluster.backoff()
             region = await self._cluster.regions.of(start, backoff)
             request = messages.scan_lock(start, PAGE, max_ts)
             answer = await self._cluster.ask(region, messages.SCAN_LOCK, request, backoff)
@@ -92,6 +92,7 @@ class Locks:
             locks = [messages.lock(each) for each in all_of(answer, 3)]
             if not await self.for_writer(locks, 0, backoff):
                 raise Conflict("a transaction from before the safe point is still alive")
+            backoff = self._cluster.backoff()
             if len(locks) == PAGE:
                 start = locks[-1].key
             elif not region.end:

@@ -271,6 +271,15 @@ async def test_the_safe_point_moves_when_no_lock_is_left_behind_it(tmp_path: Pat
             ]
 
 
+async def test_a_store_that_is_away_ends_the_search_for_old_locks(tikv_cluster: Cluster) -> None:
+    async with connected(tikv_cluster, patience_s=0.3) as client:
+        now = await client.timestamp()
+        fault = tikv_cluster.control.fault("scan_lock", "server_is_busy")
+        with trio.fail_after(5), pytest.raises(Unavailable):
+            await client.locks.clear(now)
+        tikv_cluster.control.clear_faults(fault)
+
+
 async def test_the_safe_point_stays_behind_a_live_transaction() -> None:
     with Cluster() as cluster:
         async with connected(cluster) as client:
