@@ -175,7 +175,7 @@ class Connection:
         sock, feed = self._sock, self.http.feed
         buffer = bytearray(BUFFER)
         view = memoryview(buffer)
-        while True:
+        while not self._closed:
             await trio.lowlevel.wait_readable(sock)
             try:
                 size = sock.recv_into(buffer)

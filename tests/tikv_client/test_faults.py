@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from jfs.errors import Conflict, Unavailable
 from jfs.tikv import messages, pd, wire
 from jfs.tikv.client import LATEST, Client, Mutation, Op
+from jfs.tikv.connection import connect
+from jfs.tikv.errors import RpcError
 from jfs.tikv.regions import Region
 from tests.deadline import eventually_async
 from tests.tikv.cluster import Cluster, free_ports
@@ -88,6 +91,16 @@ async def test_a_fault_that_stays_is_an_error_in_time(tikv_cluster: Cluster, kin
             await client.snapshot().get(b"stays")
         tikv_cluster.control.clear_faults()
         assert await client.snapshot().get(b"stays") is None
+
+
+async def test_a_connection_that_is_closed_at_once(tikv_cluster: Cluster) -> None:
+    """Nobody may wait for a socket that is closed: the event loop mixes up all those that do."""
+    for _ in range(3):
+        connection = await connect(tikv_cluster.pd, None)
+        connection.close(RpcError("not wanted any more"))
+        await trio.testing.wait_all_tasks_blocked()
+    async with connected(tikv_cluster) as client:
+        assert await client.timestamp()
 
 
 async def test_nobody_there() -> None:
