@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from types import TracebackType
 
 from jfs.errors import Conflict
+from jfs.meta.kv.buffered import BufferedWrites
 from jfs.meta.kv.transaction import KvTransaction
 
 _Version = tuple[int, bytes | None]
@@ -63,17 +64,15 @@ class MemoryStore:
             del self.keys[bisect_left(self.keys, key)]
 
 
-class MemoryKeys:
+class MemoryKeys(BufferedWrites):
     """One transaction on a store."""
 
-    __slots__ = ("_guards", "_snapshot", "_store", "_write", "_writes")
+    __slots__ = ("_snapshot", "_store")
 
     def __init__(self, store: MemoryStore, snapshot: int, *, write: bool) -> None:
+        super().__init__(write=write)
         self._store = store
         self._snapshot = snapshot
-        self._write = write
-        self._writes: dict[bytes, bytes | None] = {}
-        self._guards: set[bytes] = set()
 
     def _read(self, key: bytes) -> bytes | None:
         if key in self._writes:
@@ -103,22 +102,6 @@ class MemoryKeys:
             if (value := self._read(key)) is not None:
                 found.append((key, value))
         return found
-
-    def set(self, key: bytes, value: bytes) -> None:
-        self._require_write()
-        self._writes[key] = value
-
-    def delete(self, key: bytes) -> None:
-        self._require_write()
-        self._writes[key] = None
-
-    def guard(self, key: bytes) -> None:
-        self._require_write()
-        self._guards.add(key)
-
-    def _require_write(self) -> None:
-        if not self._write:
-            raise RuntimeError("write in a transaction that was opened for reading")
 
     def commit(self) -> None:
         self._store.commit(self._snapshot, self._writes, self._guards)

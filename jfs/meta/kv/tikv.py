@@ -19,6 +19,7 @@ import trio
 
 from jfs import units
 from jfs.errors import Conflict, FsError, Unavailable, UserError
+from jfs.meta.kv.buffered import BufferedWrites
 from jfs.meta.kv.transaction import KvTransaction
 from jfs.tikv.client import LATEST, Client, Mutation, Op, Snapshot, Waiter, tls_context
 from jfs.tikv.errors import Refused, Undetermined
@@ -89,20 +90,18 @@ def _context(files: dict[str, str]) -> ssl.SSLContext | None:
         raise UserError(f"the TLS files of the meta URL cannot be used: {error}") from None
 
 
-class TikvKeys:
+class TikvKeys(BufferedWrites):
     """One transaction's view of the keys."""
 
-    __slots__ = ("_client", "_early", "_guards", "_prefix", "_seen", "_snapshot", "_write", "_writes")
+    __slots__ = ("_client", "_early", "_prefix", "_seen", "_snapshot")
 
     def __init__(self, client: Client, prefix: bytes, snapshot: Snapshot | None, *, write: bool) -> None:
         """`snapshot` is the one to read; None leaves it to the first read."""
+        super().__init__(write=write)
         self._client = client
         self._prefix = prefix
         self._snapshot = snapshot
         self._early: Waiter | None = None
-        self._write = write
-        self._writes: dict[bytes, bytes | None] = {}
-        self._guards: set[bytes] = set()
         self._seen: dict[bytes, bytes | None] = {}
 
     # -- reading
@@ -192,22 +191,6 @@ class TikvKeys:
         return [(key[cut:], value) for key, value in pairs]
 
     # -- writing
-
-    def set(self, key: bytes, value: bytes) -> None:
-        self._require_write()
-        self._writes[key] = value
-
-    def delete(self, key: bytes) -> None:
-        self._require_write()
-        self._writes[key] = None
-
-    def guard(self, key: bytes) -> None:
-        self._require_write()
-        self._guards.add(key)
-
-    def _require_write(self) -> None:
-        if not self._write:
-            raise RuntimeError("write in a transaction that was opened for reading")
 
     def mutations(self) -> list[Mutation]:
         """What there is to commit."""
