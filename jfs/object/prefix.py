@@ -2,21 +2,19 @@
 
 from collections.abc import Iterable, Iterator
 
+from jfs.object.decorator import Decorator
 from jfs.object.store import Buffer, ObjectInfo, ObjectStore
 
 
-class Prefix:
+class Prefix(Decorator):
     """`inner`, seen from `prefix` (which ends with a slash)."""
 
     def __init__(self, inner: ObjectStore, prefix: str) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self._prefix = prefix
 
     def describe(self) -> str:
         return self.inner.describe() + self._prefix
-
-    def create(self) -> None:
-        self.inner.create()
 
     def local_path(self, key: str) -> str | None:
         return self.inner.local_path(self._prefix + key)
@@ -41,6 +39,3 @@ class Prefix:
 
     def sync(self, keys: Iterable[str]) -> None:
         self.inner.sync([self._prefix + key for key in keys])
-
-    def close(self) -> None:
-        self.inner.close()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
 from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull
+from jfs.object.decorator import Decorator
 from jfs.object.store import Buffer, ObjectInfo, ObjectStore
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ def delay_after(attempt: int) -> float:
     return min(FIRST_DELAY * 2.0 ** min(attempt, 20), LONGEST_DELAY) * random.uniform(0.5, 1.0)
 
 
-class Retry:
+class Retry(Decorator):
     """`inner`, tried again until it works or the patience of `io_retries` is used up."""
 
     def __init__(
@@ -45,7 +46,7 @@ class Retry:
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], bool] | None = None,
     ) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self._patience = patience(io_retries)
         self._closed = threading.Event()
         self._clock = clock
@@ -71,14 +72,8 @@ class Retry:
                 if self._wait(min(delay, deadline - now)):
                     raise
 
-    def describe(self) -> str:
-        return self.inner.describe()
-
     def create(self) -> None:
         self._run("create", self.inner.create)
-
-    def local_path(self, key: str) -> str | None:
-        return self.inner.local_path(key)
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         return self._run(f"get {key}", lambda: self.inner.get(key, offset, length))
