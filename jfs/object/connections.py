@@ -100,6 +100,8 @@ class _TimedSocket:
 
 
 class _Plain(http.client.HTTPConnection):
+    """A connection whose requests have deadlines."""
+
     timed: _TimedSocket | None = None
 
     def connect(self) -> None:
@@ -108,13 +110,8 @@ class _Plain(http.client.HTTPConnection):
         self.sock = self.timed
 
 
-class _Tls(http.client.HTTPSConnection):
-    timed: _TimedSocket | None = None
-
-    def connect(self) -> None:
-        super().connect()
-        self.timed = _TimedSocket(self.sock)
-        self.sock = self.timed
+class _Tls(_Plain, http.client.HTTPSConnection):
+    """The same over TLS: connecting goes on to HTTPSConnection."""
 
 
 class Tls(msgspec.Struct, frozen=True):
@@ -153,7 +150,7 @@ class Connections:
         self._port = parts.port or (443 if self._secure else 80)
         self._context = (tls or Tls()).context() if self._secure else None
         self._keep = keep
-        self._idle: collections.deque[tuple[_Plain | _Tls, float]] = collections.deque()
+        self._idle: collections.deque[tuple[_Plain, float]] = collections.deque()
         self._lock = threading.Lock()
         self._closed = False
         self._proxy = _proxy_for(parts.scheme, self._host)
@@ -192,7 +189,7 @@ class Connections:
                     connection.close()
                 return answer
 
-    def _take(self, timeout: float) -> tuple[_Plain | _Tls, bool]:
+    def _take(self, timeout: float) -> tuple[_Plain, bool]:
         """A connection, and whether it was used before."""
         now = time.monotonic()
         while True:
@@ -205,10 +202,9 @@ class Connections:
                 return connection, True
             connection.close()
 
-    def _new(self, timeout: float) -> _Plain | _Tls:
+    def _new(self, timeout: float) -> _Plain:
         host, port = (self._host, self._port) if self._proxy is None else self._proxy[:2]
         wait = min(timeout, CONNECT_S)
-        connection: _Plain | _Tls
         if self._context is None:
             return _Plain(host, port, timeout=wait, blocksize=BLOCK)
         connection = _Tls(host, port, timeout=wait, blocksize=BLOCK, context=self._context)
@@ -216,7 +212,7 @@ class Connections:
             connection.set_tunnel(self._host, self._port, headers=self._proxy[2])
         return connection
 
-    def _give_back(self, connection: _Plain | _Tls) -> None:
+    def _give_back(self, connection: _Plain) -> None:
         """Keep it, and let go of those that nobody has needed for a while: the oldest are on the left."""
         now = time.monotonic()
         surplus = []
@@ -239,7 +235,7 @@ class Connections:
             connection.close()
 
 
-def _connect(connection: _Plain | _Tls) -> None:
+def _connect(connection: _Plain) -> None:
     try:
         connection.connect()
     except TimeoutError as error:
@@ -249,7 +245,7 @@ def _connect(connection: _Plain | _Tls) -> None:
         connection.timed.sock.setsockopt(level, option, value)
 
 
-def _readable(connection: _Plain | _Tls) -> bool:
+def _readable(connection: _Plain) -> bool:
     """A server that has something to say between requests says goodbye."""
     timed = connection.timed
     if timed is None or timed.sock.fileno() < 0:
@@ -260,7 +256,7 @@ def _readable(connection: _Plain | _Tls) -> bool:
 
 
 def _exchange(
-    connection: _Plain | _Tls, method: str, target: str, headers: dict[str, str], body: Buffer | None
+    connection: _Plain, method: str, target: str, headers: dict[str, str], body: Buffer | None
 ) -> tuple[Answer, bool]:
     """Send, then read the answer; whether the connection can be used again."""
     sent = True
