@@ -18,7 +18,7 @@ from jfs.object.current import Current
 from jfs.object.encrypt import Encrypted, Sealer, check_algorithm
 from jfs.object.limit import Limits
 from jfs.object.rsa_key import PASSPHRASE, load_key
-from jfs.object.store import ObjectStore
+from jfs.object.store import ObjectStore, RequestOptions
 from jfs.object.stores import StoreOptions, open_store, volume_part
 
 if TYPE_CHECKING:
@@ -58,15 +58,11 @@ def say_address(url: str) -> None:
     log.info("Meta address: %s", mask_url(url))
 
 
-class StoreChoices(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client says about the store; empty: what the volume's settings say.  The timeouts (seconds) bound a request."""
+class StoreChoices(RequestOptions, frozen=True, kw_only=True):
+    """What a client says about the store; empty: what the volume's settings say."""
 
     storage: str = ""
     bucket: str = ""
-    storage_class: str = ""
-    get_timeout: float = 60.0
-    put_timeout: float = 60.0
-    connections: int = 16
 
 
 def open_bucket(settings: Settings, choices: StoreChoices | None = None) -> ObjectStore:

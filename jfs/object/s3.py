@@ -25,7 +25,7 @@ import msgspec
 from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull
 from jfs.object.connections import Answer, Connections
 from jfs.object.sigv4 import Keys, Signer, path_of, query_of
-from jfs.object.store import Buffer, ObjectInfo
+from jfs.object.store import Buffer, ObjectInfo, RequestOptions
 from jfs.object.vendors import AWS, DEFAULT_REGION, Place, environment_region
 
 CHECKSUM: Final = "x-amz-meta-crc32c"
@@ -53,21 +53,12 @@ class Refused(StoreError):
         self.code = code
 
 
-class S3Options(msgspec.Struct, frozen=True, kw_only=True):
-    """`connections` are kept open; the timeouts (seconds) bound a whole request."""
-
-    connections: int = 16
-    get_timeout: float = 60.0
-    put_timeout: float = 60.0
-    storage_class: str = ""
-
-
 class S3Store:
     """A bucket.  Safe to share between threads."""
 
-    def __init__(self, place: Place, keys: Callable[[], Keys | None], options: S3Options | None = None) -> None:
+    def __init__(self, place: Place, keys: Callable[[], Keys | None], options: RequestOptions | None = None) -> None:
         self.place = place
-        self.options = options or S3Options()
+        self.options = options or RequestOptions()
         self._keys = keys
         self._lock = threading.Lock()
         self._reach: tuple[Connections, Signer, str] | None = None

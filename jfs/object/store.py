@@ -21,6 +21,15 @@ class ObjectInfo(msgspec.Struct, frozen=True, gc=False):
     mtime: float
 
 
+class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a remote store is asked: `connections` are kept open, the timeouts (seconds) bound a whole request."""
+
+    connections: int = 16
+    get_timeout: float = 60.0
+    put_timeout: float = 60.0
+    storage_class: str = ""
+
+
 class ObjectStore(Protocol):
     """A bucket, or a part of one."""
 

@@ -11,7 +11,7 @@ from jfs.object.memory import MemoryStore
 from jfs.object.prefix import Prefix
 from jfs.object.retry import Retry
 from jfs.object.shard import Sharded, shard_buckets
-from jfs.object.store import ObjectStore
+from jfs.object.store import ObjectStore, RequestOptions
 
 # The vendors' table has the same names; it is imported for its storages only.
 SUPPORTED: Final = (
@@ -29,17 +29,13 @@ FEWEST_CONNECTIONS: Final = 8
 """Kept open to each shard."""
 
 
-class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What it takes to open a bucket beside its name.  The timeouts (seconds) bound a request."""
+class StoreOptions(RequestOptions, frozen=True, kw_only=True):
+    """What it takes to open a bucket beside its name."""
 
     access_key: str = ""
     secret_key: str = ""
     session_token: str = ""
-    storage_class: str = ""
     shards: int = 0
-    connections: int = 16
-    get_timeout: float = 60.0
-    put_timeout: float = 60.0
 
     def __repr__(self) -> str:
         return f"StoreOptions(access_key={self.access_key!r}, ...)"
@@ -69,21 +65,13 @@ def _open_one(storage: str, bucket: str, options: StoreOptions) -> ObjectStore:
 
 def _open_s3(storage: str, bucket: str, options: StoreOptions) -> ObjectStore:
     from jfs.object.credentials import key_source
-    from jfs.object.s3 import S3Options, S3Store
+    from jfs.object.s3 import S3Store
     from jfs.object.vendors import parse_place
 
     place = parse_place(storage, bucket)
     keys = key_source(storage, options.access_key, options.secret_key, options.session_token)
-    return S3Store(
-        place,
-        keys,
-        S3Options(
-            connections=max(options.connections // max(options.shards, 1), FEWEST_CONNECTIONS),
-            get_timeout=options.get_timeout,
-            put_timeout=options.put_timeout,
-            storage_class=options.storage_class,
-        ),
-    )
+    connections = max(options.connections // max(options.shards, 1), FEWEST_CONNECTIONS)
+    return S3Store(place, keys, msgspec.structs.replace(options, connections=connections))
 
 
 def volume_part(bucket: ObjectStore, volume: str, io_retries: int = 10, limits: Limits | None = None) -> ObjectStore:

@@ -15,7 +15,8 @@ import pytest
 from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull
 from jfs.object.connections import Connections
 from jfs.object.credentials import key_source
-from jfs.object.s3 import Refused, S3Options, S3Store, clock_difference
+from jfs.object.s3 import Refused, S3Store, clock_difference
+from jfs.object.store import RequestOptions
 from jfs.object.stores import open_store, volume_part
 from jfs.object.vendors import parse_place
 from tests.object.fake_s3 import FakeS3, Reply, Request, error, listing
@@ -99,7 +100,7 @@ def test_objects_carry_their_checksum_and_class(s3_server: S3Server, real: S3Sto
         real.put("k", data)
         answer = real._call("HeadObject", "HEAD", "k")
         assert answer.headers["x-amz-meta-crc32c"] == str(google_crc32c.value(b"hello"))
-    cold = S3Store(real.place, real._keys, S3Options(storage_class="STANDARD_IA"))
+    cold = S3Store(real.place, real._keys, RequestOptions(storage_class="STANDARD_IA"))
     cold.put("k", b"hello")
     assert real._call("HeadObject", "HEAD", "k").headers["x-amz-storage-class"] == "STANDARD_IA"
     plain = S3Store(msgspec.structs.replace(real.place, checksum=False), real._keys)
@@ -133,7 +134,7 @@ def test_odd_keys(real: S3Store) -> None:
 
 def fake_store(server: FakeS3, kind: str = "s3", path: str = "/b", **options: object) -> S3Store:
     place = parse_place(kind, server.endpoint + path)
-    return S3Store(place, key_source(kind, "a", "s", "tok"), msgspec.convert(options, S3Options))
+    return S3Store(place, key_source(kind, "a", "s", "tok"), msgspec.convert(options, RequestOptions))
 
 
 def answering(*replies: Reply) -> Iterator[Reply]:
