@@ -22,8 +22,9 @@ from jfs.chunk.memory_cache import BlockCache, MemoryCache
 from jfs.chunk.options import ChunkOptions
 from jfs.chunk.staging import Staged, Staging
 from jfs.chunk.stats import CacheCounts, ChunkStats, ObjectCounts
+from jfs.chunk.together import fetch_together
 from jfs.chunk.uploader import Target, Uploader
-from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull, UserError, first_of
+from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull, UserError
 from jfs.object.retry import Retry
 from jfs.object.store import Buffer, ObjectStore
 
@@ -175,11 +176,9 @@ class BlockStore:
             self._cache = MemoryCache(DECODED_BYTES)  # reading on must not read and check the block again
 
         async def fetch(index: int, inside: int, part: int) -> Buffer:
-            key = block_key(
-                slice_id, index, block_length(size, index, block_size), hash_prefix=self.options.hash_prefix
-            )
-            wanted = part_of(fingerprint, index)
-            return await self._read_part(key, block_length(size, index, block_size), inside, part, wanted)
+            whole = block_length(size, index, block_size)
+            key = block_key(slice_id, index, whole, hash_prefix=self.options.hash_prefix)
+            return await self._read_part(key, whole, inside, part, part_of(fingerprint, index))
 
         if len(ranges) == 1:
             return await fetch(*ranges[0])
@@ -188,12 +187,7 @@ class BlockStore:
         async def fill(place: int, index: int, inside: int, part: int) -> None:
             parts[place] = await fetch(index, inside, part)
 
-        try:
-            async with trio.open_nursery() as nursery:
-                for place, (index, inside, part) in enumerate(ranges):
-                    nursery.start_soon(fill, place, index, inside, part)
-        except* StoreError as group:
-            raise first_of(group) from None
+        await fetch_together(fill, ((place, *each) for place, each in enumerate(ranges)))
         return b"".join(parts)
 
     async def _read_part(self, key: str, size: int, inside: int, length: int, wanted: bytes) -> Buffer:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from jfs.errors import CorruptRecord, FsError, ObjectMissing, StoreError, first_of
+from jfs.chunk.together import fetch_together
+from jfs.errors import CorruptRecord, FsError, ObjectMissing, StoreError
 from jfs.meta.files import CompactionPlan
 from jfs.meta.slices import Segment, referred
 from jfs.meta.types import Ino
@@ -223,12 +224,7 @@ class Compactor:
                 waiting.append((first, last, segment, offset))
             else:
                 block[first:last] = data
-        try:
-            async with trio.open_nursery() as nursery:
-                for piece in waiting:
-                    nursery.start_soon(fetch, *piece)
-        except* StoreError as group:
-            raise first_of(group) from None
+        await fetch_together(fetch, waiting)
 
 
 def _end(segment: Segment) -> int:

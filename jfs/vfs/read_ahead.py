@@ -16,7 +16,8 @@ import trio
 
 from jfs.chunk.layout import block_length, block_ranges
 from jfs.chunk.store import BlockStore
-from jfs.errors import StoreError, first_of
+from jfs.chunk.together import fetch_together
+from jfs.errors import StoreError
 from jfs.object.store import Buffer
 
 log = logging.getLogger(__name__)
@@ -150,12 +151,7 @@ class ReadAhead:
         if len(ranges) == 1:
             await fill(0, *ranges[0])
             return parts[0]
-        try:
-            async with trio.open_nursery() as nursery:
-                for place, each in enumerate(ranges):
-                    nursery.start_soon(fill, place, *each)
-        except* StoreError as group:
-            raise first_of(group) from None
+        await fetch_together(fill, ((place, *each) for place, each in enumerate(ranges)))
         return b"".join(parts)
 
     async def _read_part(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from jfs.errors import CorruptRecord, FsError, ObjectMissing, StoreError, first_of
+from jfs.chunk.together import fetch_together
+from jfs.errors import CorruptRecord, FsError, ObjectMissing
 from jfs.meta.slices import Segment, referred, visible
 from jfs.meta.types import CHUNK_SIZE, Ino, Slice
 from jfs.vfs.read_ahead import ReadAhead
@@ -195,12 +196,7 @@ class Reader:
         if len(missing) == 1:
             await fill(*missing[0])
         elif missing:
-            try:
-                async with trio.open_nursery() as nursery:
-                    for piece in missing:
-                        nursery.start_soon(fill, *piece)
-            except* StoreError as group:
-                raise first_of(group) from None
+            await fetch_together(fill, missing)
 
     def _look_ahead(self, file: "OpenFile", handle: "Handle", offset: int, end: int) -> None:
         """A handle that reads on and on gets the next blocks before it asks."""
