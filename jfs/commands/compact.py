@@ -5,7 +5,6 @@ The mount may be one of jfs or of the peer.
 
 import logging
 import os
-import struct
 import time
 from typing import Final
 
@@ -16,7 +15,6 @@ from jfs.errors import UserError
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.05
-_PROGRESS: Final = struct.Struct(">QQ")
 
 
 @arguments.command("compact", "PATH...", (1, 1 << 16))
@@ -52,37 +50,32 @@ def _compact(path: str, threads: int, progress: Progress) -> None:
 
 
 def _open_control(folder: str, path: str) -> int:
-    from jfs.vfs.special_files import NAMES
+    from jfs.commands.special import special_file
 
-    for name in (".jfs.control", ".control"):
-        file = f"{folder}/{name}"
-        try:
-            fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise UserError(f"{file}: {error.strerror}") from error
-        if os.fstat(fd).st_ino == NAMES["control"]:
-            return fd
-        os.close(fd)
-    raise UserError(f"{path} is not in a mounted volume")
+    file = special_file(folder, "control")
+    if file is None:
+        raise UserError(f"{path} is not in a mounted volume")
+    try:
+        return os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from error
 
 
 def _ask(control: int, ino: int, threads: int, progress: Progress, path: str) -> int:
     """The errno that the mount answers with, 0 once it is done."""
-    from jfs.vfs.control import COMPACT, HEADER, PROGRESS
+    from jfs.vfs.control import COMPACT, COMPACT_BODY, HEADER, PROGRESS, PROGRESS_MESSAGE
 
-    body = struct.pack(">QH", ino, threads)
+    body = COMPACT_BODY.pack(ino, threads)
     os.write(control, HEADER.pack(COMPACT, len(body)) + body)
     step = progress.count(f"Compacted chunks of {path}")
     answer, done = b"", 0
     while True:
         part = os.read(control, 1 << 17)
         answer += part
-        while len(answer) > _PROGRESS.size and answer[0] == PROGRESS:
-            _, now = _PROGRESS.unpack_from(answer, 1)
+        while len(answer) >= PROGRESS_MESSAGE.size and answer[0] == PROGRESS:
+            _, _, now = PROGRESS_MESSAGE.unpack_from(answer)
             step(now - done)
-            answer, done = answer[1 + _PROGRESS.size :], now
+            answer, done = answer[PROGRESS_MESSAGE.size :], now
         if answer and answer[0] != PROGRESS:
             return answer[0]
         if not part:

@@ -10,10 +10,10 @@ import time
 from collections.abc import Generator
 from typing import Final
 
+from jfs.commands.special import special_file
 from jfs.errors import UserError
 from jfs.units import show_size
 from jfs.vfs.control import DRAIN, HEADER
-from jfs.vfs.special_files import NAMES
 
 LOOK_S: Final = 0.2
 SHOW_S: Final = 1.0
@@ -37,7 +37,7 @@ def flushed(path: str) -> Generator[None, None, None]:
 
 def _ask(path: str, *, on: bool) -> bool:
     """Whether the mount does it: the peer knows no such command."""
-    file = _special(path, "control")
+    file = special_file(path, "control")
     if file is None:
         return False
     fd = os.open(file, os.O_RDWR)
@@ -70,18 +70,10 @@ def _wait(path: str) -> None:
 
 def _staged(path: str) -> tuple[int, int] | None:
     """Blocks and bytes that wait for their upload; None where nobody tells."""
-    file = _special(path, "stats")
+    file = special_file(path, "stats")
     if file is None:
         return None
     with open(file, encoding="ascii") as stats:
         figures = dict(line.split()[:2] for line in stats if line.startswith("juicefs_staging_block"))
     blocks, size = (float(figures.get(f"juicefs_staging_{name}", 0)) for name in ("blocks", "block_bytes"))
     return int(blocks), int(size)
-
-
-def _special(path: str, name: str) -> str | None:
-    for file in (f"{path}/.{name}", f"{path}/.jfs.{name}"):
-        with contextlib.suppress(OSError):
-            if os.stat(file).st_ino == NAMES[name]:
-                return file
-    return None

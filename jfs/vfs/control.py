@@ -32,9 +32,9 @@ TELL_S: Final = 0.3
 THREADS: Final = 10
 
 HEADER: Final = struct.Struct(">II")
-_COMPACT_BODY: Final = struct.Struct(">QH")
+COMPACT_BODY: Final = struct.Struct(">QH")
 _INO: Final = struct.Struct(">Q")
-_PROGRESS: Final = struct.Struct(">BQQ")
+PROGRESS_MESSAGE: Final = struct.Struct(">BQQ")
 
 
 class ControlHandle:
@@ -80,8 +80,8 @@ class ControlHandle:
     def _carry_out(self, command: int, body: bytes) -> None:
         if command == COMPACT and len(body) >= _INO.size:
             ino, threads = (
-                _COMPACT_BODY.unpack_from(body)
-                if len(body) >= _COMPACT_BODY.size
+                COMPACT_BODY.unpack_from(body)
+                if len(body) >= COMPACT_BODY.size
                 else (_INO.unpack_from(body)[0], THREADS)
             )
             scope = trio.CancelScope()
@@ -109,7 +109,7 @@ class ControlHandle:
         try:
             with scope:
                 code = await self._watched(tree, ino)
-                self._say(_PROGRESS.pack(PROGRESS, tree.chunks, tree.done))
+                self._say(PROGRESS_MESSAGE.pack(PROGRESS, tree.chunks, tree.done))
                 self._end(code)
         finally:
             self._work.discard(scope)
@@ -133,7 +133,7 @@ class ControlHandle:
         while True:
             await trio.sleep(TELL_S)
             if not self._answer:
-                self._say(_PROGRESS.pack(PROGRESS, tree.chunks, tree.done))
+                self._say(PROGRESS_MESSAGE.pack(PROGRESS, tree.chunks, tree.done))
 
     def close(self) -> None:
         self._request = self._answer = b""
