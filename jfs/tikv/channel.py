@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import trio
 
@@ -10,8 +10,6 @@ from jfs.tikv.connection import Connection, connect
 from jfs.tikv.errors import DEADLINE_EXCEEDED, RpcError
 from jfs.tikv.http2 import Http2, Stream
 from jfs.tikv.parallel import Together
-
-LARGEST_MESSAGE: Final = 1 << 30
 
 
 class Call(Stream):

@@ -7,6 +7,7 @@ the usual ones are decoded once.
 """
 
 import struct
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -58,7 +59,7 @@ def _literal(text: str) -> bytes:
     return bytes(out) + content
 
 
-class Stream:
+class Stream(ABC):
     """One call or one conversation."""
 
     __slots__ = ("consumed", "half_closed", "id", "unsent", "window")
@@ -70,11 +71,13 @@ class Stream:
         self.unsent: bytearray | None = None
         self.half_closed = False
 
+    @abstractmethod
     def received(self, content: bytes) -> None:
-        raise NotImplementedError
+        """A part of what the server says."""
 
+    @abstractmethod
     def ended(self, error: RpcError | None) -> None:
-        raise NotImplementedError
+        """Nothing more comes: the server has said all, or there was an error."""
 
 
 class Http2:

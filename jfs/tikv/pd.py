@@ -95,18 +95,6 @@ class Pd:
                 return Located(messages.region(answer[2]), leader if leader and leader.id else None)
             await backoff.pause("PD knows no region of a key")
 
-    async def regions_from(
-        self, encoded_start: bytes, encoded_end: bytes, limit: int, backoff: Backoff
-    ) -> list[Located]:
-        """Up to `limit` regions that have keys of a range.  Unavailable."""
-        request = data(2, encoded_start) + number(3, limit) + (data(4, encoded_end) if encoded_end else b"")
-        found = []
-        for each in all_of(await self._ask("ScanRegions", request, backoff), 4):
-            fields = parse(each)
-            leader = messages.peer(fields[2]) if 2 in fields else None
-            found.append(Located(messages.region(fields[1]), leader if leader and leader.id else None))
-        return found
-
     async def store_address(self, store: int, backoff: Backoff) -> str:
         """HOST:PORT.  Unavailable, for a store that has left the cluster too."""
         answer = parse(await self._ask("GetStore", number(2, store), backoff))
@@ -115,20 +103,10 @@ class Pd:
             await backoff.pause(f"store {store} has left the cluster")
         return str(found.get(2, b"").decode())
 
-    async def gc_safe_point(self) -> int:
-        """No snapshot before it can be read.  Unavailable."""
-        return int(parse(await self._ask("GetGCSafePoint", b"", Backoff(self._patience_s))).get(2, 0))
-
     async def update_gc_safe_point(self, safe_point: int) -> int:
         """Move it forwards; answers with what it is now.  Unavailable where PD refuses."""
         answer = await self._ask("UpdateGCSafePoint", number(2, safe_point), Backoff(self._patience_s), refusable=True)
         return int(parse(answer).get(2, 0))
-
-    async def update_service_gc_safe_point(self, service: bytes, ttl_s: int, safe_point: int) -> int:
-        """Hold a service's safe point for a time; answers with the lowest of all services.  Unavailable."""
-        request = data(2, service) + number(3, ttl_s) + number(4, safe_point)
-        answer = await self._ask("UpdateServiceGCSafePoint", request, Backoff(self._patience_s), refusable=True)
-        return int(parse(answer).get(4, 0))
 
     # -- the members
 
