@@ -191,22 +191,22 @@ class Checker:
 
     async def _check_slice(self, ino: "Ino", index: int, record: "Slice") -> None:
         """Every block of one record's slice; a hole has none."""
-        from jfs.chunk.layout import block_keys, parse_name
+        from jfs.chunk.layout import block_keys, block_length
 
         if not record.id:
             return
         fresh = self._used.add(record.id, record.size)
         options = self._volume.blocks.options
-        for key in block_keys(record.id, record.size, options.block_size, hash_prefix=options.hash_prefix):
-            block = parse_name(key)
-            wanted = block.size if block is not None else 0
+        keys = block_keys(record.id, record.size, options.block_size, hash_prefix=options.hash_prefix)
+        for number, key in enumerate(keys):
+            wanted = block_length(record.size, number, options.block_size)
             size = self._sizes.get(key)
             if not self._fits(size, wanted):
                 size = await self._head(key)
                 if size is not None:
                     self._sizes[key] = size
             if self._fits(size, wanted):
-                await self._verify(ino, record, key, wanted, fresh=fresh)
+                await self._verify(ino, record.id, number, key, wanted, fresh=fresh)
             elif await self._is_used(ino, index, record):
                 await self._report_lost(ino, key, size, wanted)
 
@@ -291,24 +291,18 @@ class Checker:
             self._marks = {}
             log.error("%s: blocks are not compared with the fingerprints of this part of the volume", error)
 
-    async def _verify(self, ino: "Ino", record: "Slice", key: str, size: int, *, fresh: bool) -> None:
+    async def _verify(self, ino: "Ino", slice_id: int, number: int, key: str, size: int, *, fresh: bool) -> None:
         """Have a block read once, whoever else uses it."""
+        from jfs.chunk.fingerprint import part_of
         from jfs.commands.verify import Use
 
         if self._verifier is None:
             return
         if fresh:
-            await self._verifier.put(Use(ino, record.id, key, size, self._mark_of(record.id, key)))
+            mark = part_of(self._marks.get(slice_id, b""), number)
+            await self._verifier.put(Use(ino, slice_id, key, size, mark))
         else:
             self._sharers.setdefault(key, set()).add(ino)
-
-    def _mark_of(self, slice_id: int, key: str) -> bytes:
-        """The fingerprint of one block."""
-        from jfs.chunk.fingerprint import part_of
-        from jfs.chunk.layout import parse_name
-
-        block = parse_name(key)
-        return part_of(self._marks.get(slice_id, b""), block.index) if block is not None else b""
 
     async def _found_bad(self, use: "Use", error: StoreError) -> None:
         """A block that cannot be read matters if a file that exists still needs it."""
