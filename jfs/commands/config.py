@@ -10,8 +10,8 @@ from jfs.commands.format import GIB, KEYS, place
 from jfs.errors import UserError
 from jfs.meta import fingerprints, volume_format
 from jfs.meta.run import read, run
-from jfs.meta.secrets import SECRET_FIELDS, sealed, with_keys
-from jfs.meta.settings import Settings, go_json
+from jfs.meta.secrets import sealed, with_keys
+from jfs.meta.settings import SECRET_FIELDS, Settings, go_json
 from jfs.meta.transaction import Engine
 from jfs.volume import say_address, storage_is_tested, try_storage, with_engine
 

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from jfs.errors import UserError
-from jfs.meta.settings import REMOVED, Settings
+from jfs.meta.settings import REMOVED, SECRET_FIELDS, Settings
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-SECRET_FIELDS: Final = ("encrypt_key", "secret_key", "session_token")
 NONCE_BYTES: Final = 12
 
 

@@ -54,7 +54,9 @@ FIELDS: Final = {
 """Attribute to field of the text, in the text's order."""
 
 NEVER_OMITTED: Final = frozenset(("Name", "UUID", "Storage", "Tiers", "Bucket", "BlockSize", "TrashDays", "EnableACL"))
-SECRETS: Final = frozenset(("SecretKey", "SessionToken", "EncryptKey"))
+SECRET_FIELDS: Final = ("encrypt_key", "secret_key", "session_token")
+"""Attributes that are sealed in the text, and never shown."""
+SECRETS: Final = frozenset(FIELDS[field] for field in SECRET_FIELDS)
 HTML_ESCAPES: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
 
 
