@@ -217,15 +217,16 @@ class MetaClient:
         """
         if self.options.read_only:
             raise FsError(errno.EROFS)
-        began = Recent.now()
+        recent = self._recent
+        began = 0.0 if recent is None else recent.now()
         if turn and self._locks is not None:
             async with self._locks.hold(*turn):
                 result, charges = await run(self.engine, operation, *args)
         else:
             result, charges = await run(self.engine, operation, *args)
         self.usage.add(charges)
-        if self._recent is not None:
-            self._recent.wrote(charges.attrs, charges.version, began)
+        if recent is not None:
+            recent.wrote(charges.attrs, charges.version, began)
         return result
 
     async def grow(

@@ -246,16 +246,15 @@ class Vfs:
         if size is not None:
             handle = self.handles.find(fh)
             attr = await self._truncate(cred, ino, size, opened=handle is not None and handle.writable)
+        file = self.files.get(ino)
         if attr is None or change != NO_CHANGE:
-            file = self.files.get(ino)
             if file is not None and file.writer.dirty:
                 await file.writer.flush()
             attr = await self.meta.setattr(cred, ino, change, opened=fh is not None)
             self.open_cache.forget(ino)
-            file = self.files.get(ino)
+            file = self.files.get(ino)  # it may have been opened, or closed, meanwhile
             if file is not None:
                 file.adopt(attr)
-        file = self.files.get(ino)
         return attr if file is None else file.shown(attr)
 
     async def _truncate(self, cred: Cred, ino: Ino, size: int, *, opened: bool) -> Attr:
