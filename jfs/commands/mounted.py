@@ -244,7 +244,7 @@ def settle() -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     # A thread that has ended its call waits for the interpreter, which the loop gives up only when asked: by default after
-    # 5 ms, in which the poller of requests serves nobody.  Small files are written a tenth faster so.
+    # 5 ms, in which the poller of requests serves nobody.  It shows where metadata is waited for too (TiKV and a directory).
     sys.setswitchinterval(SWITCH_S)
 
 
