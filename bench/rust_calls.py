@@ -15,16 +15,14 @@ import trio
 class Call:
     """One call.  Made by the task that waits for it; completed by a thread of the library, which holds the interpreter."""
 
-    __slots__ = ("_done", "_error", "_on_orphan", "_task", "_token", "_value")
+    __slots__ = ("_done", "_error", "_task", "_token", "_value")
 
-    def __init__(self, on_orphan: Callable[[Any], None] | None = None) -> None:
-        """`on_orphan` takes a result that comes when nobody waits for it any more."""
+    def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._task: trio.lowlevel.Task | None = None
         self._done = False
         self._value: Any = None
         self._error: BaseException | None = None
-        self._on_orphan = on_orphan
 
     def start(self, function: Callable[..., object], *args: object) -> None:
         """Send it, from any thread."""
@@ -39,7 +37,6 @@ class Call:
         if not self._done:
             self._task = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abandon)
-        self._on_orphan = None
         if self._error is not None:
             raise self._error
         return self._value
@@ -59,8 +56,6 @@ class Call:
         task, self._task = self._task, None
         if task is not None:
             trio.lowlevel.reschedule(task)
-        elif self._on_orphan is not None and self._error is None:
-            self._on_orphan(self._value)
 
     # -- the loop, as the library sees it
 
