@@ -9,6 +9,17 @@ from jfs.tikv import messages, wire
 from jfs.tikv.client import Client, Mutation, Op
 from tests.tikv.cluster import Cluster
 
+STORE_FAULTS = [
+    "drop_before",
+    "drop_after",
+    "not_leader",
+    "epoch_not_match",
+    "server_is_busy",
+    "stale_command",
+    "region_not_found",
+]
+"""What a store can do to a call, as `Control.fault` names it."""
+
 
 @asynccontextmanager
 async def connected(cluster: Cluster, *, patience_s: float = 20.0) -> AsyncGenerator[Client, None]:

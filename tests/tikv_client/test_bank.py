@@ -14,20 +14,11 @@ from tests.deadline import eventually_async
 from tests.tikv import client as library
 from tests.tikv.cluster import Cluster
 from tests.tikv.test_transactions import transfer as transfer_by_the_library
-from tests.tikv_client.clients import connected, put
+from tests.tikv_client.clients import STORE_FAULTS, connected, put
 
 ACCOUNTS = [b"account/%d" % n for n in range(8)]
 START = 1000
 TOTAL = START * len(ACCOUNTS)
-FAULTS = [
-    "drop_before",
-    "drop_after",
-    "not_leader",
-    "epoch_not_match",
-    "server_is_busy",
-    "stale_command",
-    "region_not_found",
-]
 
 Transfer = tuple[bytes, bytes, int]
 
@@ -82,7 +73,7 @@ async def more(done: list[Callable[[], int]]) -> None:
 async def storm(cluster: Cluster, client: Client, done: list[Callable[[], int]]) -> None:
     """All kinds of faults, splits and moves, one after the other, while the tellers work."""
     control = cluster.control
-    for turn, kind in enumerate([*FAULTS, "hang_after"]):
+    for turn, kind in enumerate([*STORE_FAULTS, "hang_after"]):
         for call in ("prewrite", "commit", "kv", "check_txn_status"):
             control.fault(call, kind, skip=turn, times=5, delay_ms=20 if kind == "hang_after" else 0)
         control.split(ACCOUNTS[turn] + b"\0")

@@ -15,17 +15,8 @@ from jfs.tikv.errors import RpcError
 from jfs.tikv.regions import Region
 from tests.deadline import eventually_async
 from tests.tikv.cluster import Cluster, free_ports
-from tests.tikv_client.clients import connected, put, puts, value
+from tests.tikv_client.clients import STORE_FAULTS, connected, put, puts, value
 
-KINDS = [
-    "drop_before",
-    "drop_after",
-    "not_leader",
-    "epoch_not_match",
-    "server_is_busy",
-    "stale_command",
-    "region_not_found",
-]
 PD_KINDS = ["drop_before", "drop_after", "refuse"]
 
 
@@ -45,7 +36,7 @@ async def everything(client: Client, name: bytes) -> None:
         assert await now.scan(name, name + b"\0") == [(name, b"v")]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", STORE_FAULTS)
 async def test_faults_of_stores_are_ridden_out(tikv_cluster: Cluster, kind: str) -> None:
     async with connected(tikv_cluster) as client:
         name = b"fault-" + kind.encode()
