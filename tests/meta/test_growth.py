@@ -27,7 +27,7 @@ MORE = 3.0
 SAMPLES = 200
 STARTS = 2
 LISTING_MIB = 48
-"""A listing may hold a page of names, and notes about 100,000 files at the most; all rows at once would take 150 MiB."""
+"""A listing may hold a page of names, and notes about 100,000 files at the most (25 MiB); all rows at once would take 150 MiB."""
 
 
 @dataclass(frozen=True)
