@@ -26,8 +26,9 @@ MORE = 3.0
 
 SAMPLES = 200
 STARTS = 2
-LISTING_MIB = 48
-"""A listing may hold a page of names, and notes about 100,000 files at the most (25 MiB); all rows at once would take 150 MiB."""
+LISTING_MIB = 64
+"""A listing may hold a page of names, notes about 100,000 files at the most (20 MiB), and the database its cache of pages (32 MiB,
+part of which was there before); all rows at once would take 150 MiB."""
 
 
 @dataclass(frozen=True)
