@@ -94,15 +94,19 @@ def compaction_choice(records: Sequence[Slice], limit: int = COMPACT_AT_MOST) ->
     """Which of the first `limit` records to merge into one slice; None where fewer than two are worth it.
 
     Leading records that are large, whole and a good part of the rewrite stay as they are: copying them again with every
-    compaction would make appending cost the square of the file.
+    compaction would make appending cost the square of the file.  Such a record lies before all that is rewritten: what fills
+    the gaps in the new slice would hide it.
     """
     chosen = records[:limit]
     skipped = 0
     while len(chosen) - skipped >= 2:
-        first = chosen[skipped]
-        segments = without_outer_zeros(visible(chosen[skipped:])) or [zeros(first.pos, 1)]
+        rest = chosen[skipped:]
+        first = rest[0]
+        segments = without_outer_zeros(visible(rest)) or [zeros(each.pos, 1) for each in rest if each.length][:1]
+        if not segments:
+            return None
         size = segments[-1].pos + segments[-1].length - segments[0].pos
-        if first.length < KEEP_FROM or first.length * KEEP_SHARE < size or first not in segments:
+        if first.length < KEEP_FROM or first.length * KEEP_SHARE < size or first != segments[0]:
             return Compaction(skipped, segments[0].pos, segments)
         skipped += 1
     return None

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jfs.meta import slices
 from jfs.meta.slices import compaction_choice, part, visible, zeros
 from jfs.meta.types import CHUNK_SIZE, Slice
 
@@ -124,16 +126,34 @@ def test_two_large_records_are_left_alone() -> None:
     assert compaction_choice([Slice(0, 1, MIB, 0, MIB), Slice(MIB, 2, MIB, 0, MIB)]) is None
 
 
+def test_a_large_record_amid_the_others_goes() -> None:
+    """Left where it is, the new slice would lie over it, with zeros for the gap."""
+    records = [Slice(10 * MIB, 1, 5 * MIB, 0, 5 * MIB), Slice(0, 2, 10, 0, 10), Slice(20 * MIB, 3, MIB, 0, MIB)]
+    choice = compaction_choice(records)
+    assert choice is not None
+    assert (choice.skipped, choice.pos) == (0, 0)
+    assert records[0] in choice.segments
+
+
+def test_a_large_record_behind_the_others_goes() -> None:
+    records = [Slice(MIB, 1, 5 * MIB, 0, 5 * MIB), Slice(0, 2, 10, 0, 10), Slice(10, 3, 10, 0, 10)]
+    choice = compaction_choice(records)
+    assert choice is not None
+    assert choice.skipped == 0
+
+
 def test_at_most_limit_records_are_taken() -> None:
     choice = compaction_choice([Slice(n, n + 1, 1, 0, 1) for n in range(20)], limit=5)
     assert choice is not None
     assert len(choice.segments) == 5
 
 
-@given(RECORDS, st.integers(2, 14))
-@settings(max_examples=300)
-def test_compaction_changes_no_byte(records: list[Slice], limit: int) -> None:
-    choice = compaction_choice(records, limit)
+@given(RECORDS, st.integers(2, 14), st.sampled_from((1, 8, slices.KEEP_FROM)))
+@settings(max_examples=1000)
+def test_compaction_changes_no_byte(records: list[Slice], limit: int, keep_from: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slices, "KEEP_FROM", keep_from)  # painting goes byte by byte
+        choice = compaction_choice(records, limit)
     if choice is None:
         return
     length = sum(segment.length for segment in choice.segments)

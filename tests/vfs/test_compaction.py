@@ -18,7 +18,7 @@ from jfs.vfs.control import COMPACT, HEADER
 from jfs.vfs.handles import Handle
 from jfs.vfs.special_files import CONTROL_INO
 from tests.deadline import eventually_async
-from tests.vfs.mounted import RDONLY, RDWR, Mounted, ScriptedStore, mount, mounted, pattern
+from tests.vfs.mounted import MIB, RDONLY, RDWR, Mounted, ScriptedStore, mount, mounted, pattern
 
 PROGRESS = struct.Struct(">BQQ")
 
@@ -71,6 +71,21 @@ async def test_a_file_and_a_tree_by_the_command_channel() -> None:
         for handle in handles:
             assert (await m.read(handle, 0, 100)) == pattern(150)[:100]
             await m.close(handle)
+
+
+async def test_a_large_slice_amid_small_ones_keeps_its_bytes() -> None:
+    async with mounted(trash_days=0) as m:
+        handle = await m.create(b"f")
+        large = pattern(2 * MIB)
+        for offset, data in ((MIB, large), (0, b"before"), (4 * MIB, b"behind")):
+            await m.write(handle, offset, data)
+            await m.vfs.flush(handle.fh)
+        assert await ask(m, struct.pack(">Q", inode(handle))) == ([(1, 1)], 0)
+        assert len(await m.records(handle)) == 1
+        await m.vfs.cleaner.work_off()
+        expected = (b"before".ljust(MIB, b"\0") + large).ljust(4 * MIB, b"\0") + b"behind"
+        assert await m.read(handle, 0, 5 * MIB) == expected
+        await m.close(handle)
 
 
 async def test_what_the_command_channel_refuses() -> None:
