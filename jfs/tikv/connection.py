@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 CONNECT_S: Final = 3.0
 BUFFER: Final = 1 << 18
+PAY_S: Final = 0.02
+"""So long a ping may wait for its answer, which is sent for all that have come meanwhile."""
 
 
 class Tls:
@@ -107,6 +109,7 @@ class Connection:
         self._backlog = bytearray()
         self._reading = trio.CancelScope()
         self._closed = False
+        self._paying = False
         self.heard = trio.current_time()
         """When the server last said something."""
         self.http = Http2(self._write if tls is None else self._write_secret, address, secure=tls is not None)
@@ -149,6 +152,11 @@ class Connection:
             self._backlog += content[sent:]
             trio.lowlevel.spawn_system_task(self._drain)
 
+    async def _pay(self) -> None:
+        await trio.sleep(PAY_S)
+        self._paying = False
+        self.http.pay()
+
     async def _drain(self) -> None:
         try:
             while self._backlog and not self._closed:
@@ -172,7 +180,8 @@ class Connection:
             self.close(RpcError(why))
 
     async def _read_on(self) -> None:
-        sock, feed = self._sock, self.http.feed
+        sock, http = self._sock, self.http
+        feed = http.feed
         buffer = bytearray(BUFFER)
         view = memoryview(buffer)
         while not self._closed:
@@ -190,5 +199,8 @@ class Connection:
                 if answer := self._tls.to_send():
                     self._write(answer)
             feed(received)
-            if self.http.idle and not self.http.usable:
+            if http.owes and not self._paying:
+                self._paying = True
+                trio.lowlevel.spawn_system_task(self._pay)
+            if http.idle and not http.usable:
                 return  # the server asked for that

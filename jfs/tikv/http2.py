@@ -105,6 +105,7 @@ class Http2:
         self._decoder.header_table_size = 0
         self._decoder.max_allowed_table_size = 0
         self._known: dict[bytes, Headers] = {}
+        self._owed = b""
         self.usable = True
         """Whether new streams may be opened."""
 
@@ -239,7 +240,7 @@ class Http2:
     def _control(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         if kind == PING:
             if not flags & ACK:
-                self._write(frame(PING, ACK, 0, payload))
+                self._owed += frame(PING, ACK, 0, payload)
         elif kind == SETTINGS:
             if not flags & ACK:
                 self._settings(payload)
@@ -338,6 +339,21 @@ class Http2:
         waiting, self._waiting = self._waiting, deque()
         for _, stream, _, _ in waiting:
             stream.ended(why)
+
+    @property
+    def owes(self) -> bool:
+        """Whether the server waits for a word that is in no hurry.
+
+        Servers measure by pings how much they may send at once, with each request anew if they can: each answer would cost
+        as much as a request.
+        """
+        return bool(self._owed)
+
+    def pay(self) -> None:
+        """Say what is owed."""
+        owed, self._owed = self._owed, b""
+        if owed:
+            self._write(owed)
 
     @property
     def idle(self) -> bool:

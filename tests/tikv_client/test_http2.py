@@ -236,7 +236,12 @@ def test_a_ping_and_settings_are_answered() -> None:
     server.says(PING, ACK, 0, b"12345678")
     server.says(SETTINGS, ACK, 0)
     server.settings(streams=7)
-    assert server.frames() == [(PING, ACK, 0, b"12345678"), (SETTINGS, ACK, 0, b"")]
+    assert server.frames() == [(SETTINGS, ACK, 0, b"")]
+    assert server.http.owes
+    server.http.pay()
+    server.http.pay()
+    assert server.frames() == [(PING, ACK, 0, b"12345678")]
+    assert not server.http.owes
 
 
 def test_windows_are_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
