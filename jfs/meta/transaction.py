@@ -73,8 +73,8 @@ class Transaction(Protocol):
     async def lookup(self, parent: Ino, name: bytes, guess: Ino | None = None) -> Entry | None:
         """The inode that `name` points at; None where the dentry or the inode's attr is missing.
 
-        With `guess`, where it may well point, a transaction that only reads may take both as they are now rather than of
-        its snapshot.
+        A transaction that only reads may take both as they are now rather than of its snapshot; `guess` is where the name may
+        well point.
         """
         ...
 

@@ -13,9 +13,8 @@ from jfs.tikv.locks import Locks
 from jfs.tikv.messages import LATEST, Mutation, Op
 from jfs.tikv.pd import Pd
 from jfs.tikv.snapshot import Snapshot
-from jfs.tikv.timestamps import Waiter
 
-__all__ = ["LATEST", "Client", "Mutation", "Op", "Snapshot", "Waiter", "tls_context"]
+__all__ = ["LATEST", "Client", "Mutation", "Op", "Snapshot", "tls_context"]
 
 
 def tls_context(ca: Path, cert: Path | None, key: Path | None) -> ssl.SSLContext:

@@ -13,7 +13,7 @@ from jfs.tikv.channel import Channel
 from jfs.tikv.errors import RpcError
 from jfs.tikv.messages import Peer, RegionMeta
 from jfs.tikv.parallel import Together
-from jfs.tikv.timestamps import Timestamps, Waiter
+from jfs.tikv.timestamps import Timestamps
 from jfs.tikv.wire import Message, all_of, data, number, parse
 
 log = logging.getLogger(__name__)
@@ -61,23 +61,6 @@ class Pd:
                     stamps.close()  # it may be with a member that leads no more
                 self._lost(error)
                 await backoff.pause(error)
-
-    def early_timestamp(self) -> Waiter | None:
-        """Ask for a timestamp that may be wanted later; None while there is no connection for that."""
-        stamps = self._timestamps
-        return None if stamps is None or stamps.over else stamps.ask()
-
-    async def redeem(self, waiter: Waiter | None) -> int:
-        """The timestamp that was asked for, or else another one.  Unavailable."""
-        if waiter is not None:
-            if waiter.timestamp:
-                return waiter.timestamp
-            try:
-                with trio.move_on_after(ANSWER_S):
-                    return await waiter.wait()
-            except RpcError as error:
-                log.debug("PD: %s", error)
-        return await self.timestamp()
 
     async def _converse(self) -> Timestamps:
         leader = await self._find_leader()

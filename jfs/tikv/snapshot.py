@@ -22,7 +22,7 @@ BATCH: Final = 4096
 
 
 class Snapshot:
-    """What was committed up to `timestamp`; with LATEST only `get` is of use."""
+    """What was committed up to `timestamp`; with LATEST each key as it is when the store gets to it."""
 
     __slots__ = ("_cluster", "_committed", "_locks", "_passed", "timestamp")
 
@@ -55,6 +55,9 @@ class Snapshot:
     async def batch_get(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         """The values of those keys that exist; each region is asked at once.  Unavailable, Conflict."""
         wanted = list(keys)
+        if len(wanted) == 1:
+            value = await self.get(wanted[0])
+            return {} if value is None else {wanted[0]: value}
         found: dict[bytes, bytes] = {}
         backoff = self._cluster.backoff()
         while wanted:

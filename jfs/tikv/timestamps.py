@@ -65,16 +65,12 @@ class Timestamps(Stream):
 
     async def next(self) -> int:
         """RpcError."""
-        return await self.ask().wait()
-
-    def ask(self) -> Waiter:
-        """Have one asked for, and go on."""
         waiter = Waiter()
         if len(self._asked) < AT_ONCE:
             self._ask([waiter])
         else:
             self._waiting.append(waiter)
-        return waiter
+        return await waiter.wait()
 
     def _ask(self, waiters: list[Waiter]) -> None:
         self._asked.append(waiters)

@@ -1,15 +1,14 @@
 """The engine on TiKV, by the client in `jfs.tikv`: optimistic transactions.
 
 Strategy: writes and guards stay in Python until commit and go out together; a guard is a lock-only mutation.  What one
-transaction reads, it reads once.  A transaction that only reads asks for its first key as it is now, and for its timestamp at
-the same time: if it reads on, what it has read is compared with what was there at that timestamp.
+transaction reads, it reads once.  A transaction that only reads asks for its first key as it is now, which needs no
+timestamp: most read no other.  If it reads on, what it has read is compared with what was there at its timestamp.
 """
 
 import logging
 import ssl
 from collections.abc import Iterable
 from errno import EIO
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -21,9 +20,8 @@ from jfs import units
 from jfs.errors import Conflict, FsError, Unavailable, UserError
 from jfs.meta.kv.buffered import BufferedWrites
 from jfs.meta.kv.transaction import KvTransaction
-from jfs.tikv.client import LATEST, Client, Mutation, Op, Snapshot, Waiter, tls_context
+from jfs.tikv.client import LATEST, Client, Mutation, Op, Snapshot, tls_context
 from jfs.tikv.errors import Refused, Undetermined
-from jfs.tikv.parallel import in_parallel
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +91,7 @@ def _context(files: dict[str, str]) -> ssl.SSLContext | None:
 class TikvKeys(BufferedWrites):
     """One transaction's view of the keys."""
 
-    __slots__ = ("_client", "_early", "_prefix", "_seen", "_snapshot")
+    __slots__ = ("_client", "_prefix", "_seen", "_snapshot")
 
     def __init__(self, client: Client, prefix: bytes, snapshot: Snapshot | None, *, write: bool) -> None:
         """`snapshot` is the one to read; None leaves it to the first read."""
@@ -101,7 +99,6 @@ class TikvKeys(BufferedWrites):
         self._client = client
         self._prefix = prefix
         self._snapshot = snapshot
-        self._early: Waiter | None = None
         self._seen: dict[bytes, bytes | None] = {}
 
     # -- reading
@@ -112,7 +109,6 @@ class TikvKeys(BufferedWrites):
         if key in self._seen:
             return self._seen[key]
         if self._snapshot is None and not self._seen:
-            self._early = self._client.pd.early_timestamp()
             value = await self._client.snapshot(LATEST).get(self._prefix + key)
             self._seen[key] = value
             return value
@@ -132,15 +128,9 @@ class TikvKeys(BufferedWrites):
     async def get_each(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         if self._snapshot is not None or self._seen or self._writes:
             return await self.get_many(keys)
-        found: dict[bytes, bytes] = {}
-
-        async def fetch(key: bytes) -> None:
-            value = await self._client.snapshot(LATEST).get(self._prefix + key)
-            if value is not None:
-                found[key] = value
-
-        await in_parallel([partial(fetch, key) for key in keys])
-        return found
+        prefix, cut = self._prefix, len(self._prefix)
+        stored = await self._client.snapshot(LATEST).batch_get([prefix + key for key in keys])
+        return {key[cut:]: value for key, value in stored.items()}
 
     async def warm(self, keys: Iterable[bytes]) -> None:
         missing = [key for key in keys if key not in self._seen and key not in self._writes]
@@ -163,7 +153,7 @@ class TikvKeys(BufferedWrites):
         self._seen.update(fresh)
 
     async def _settle_on_snapshot(self) -> Snapshot:
-        timestamp = await self._client.pd.redeem(self._early)
+        timestamp = await self._client.timestamp()
         self._snapshot = self._client.snapshot(timestamp)
         return self._snapshot
 

@@ -103,13 +103,20 @@ class KvTransaction:
     # -- names
 
     async def lookup(self, parent: Ino, name: bytes, guess: Ino | None = None) -> Entry | None:
-        if guess is not None:
-            named, key = schema.dentry_key(parent, name), schema.attr_key(guess)
-            found = await self.kv.get_each((named, key))
-            if named not in found:
-                return None
-            if key in found and schema.decode_dentry(found[named], named).ino == guess:
-                return Entry(guess, schema.decode_attr(found[key], key))
+        named = schema.dentry_key(parent, name)
+        found = await self.kv.get_each((named,) if guess is None else (named, schema.attr_key(guess)))
+        if named not in found:
+            return None
+        ino = schema.decode_dentry(found[named], named).ino
+        key = schema.attr_key(ino)
+        if ino != guess:
+            found = await self.kv.get_each((key,))
+        if key in found:
+            return Entry(ino, schema.decode_attr(found[key], key))
+        return await self._lookup_at_once(parent, name)
+
+    async def _lookup_at_once(self, parent: Ino, name: bytes) -> Entry | None:
+        """Both as they were at one time: an inode that is missing may have been replaced between two answers."""
         dentry = await self.dentry(parent, name)
         if dentry is None:
             return None
