@@ -8,8 +8,9 @@ from tests.mounts import JFS, MOUNT_LIFE, PEER, Mount, Volume
 UNCACHED = ("--attr-cache", "0", "--entry-cache", "0", "--dir-entry-cache", "0")
 """What one mount does, the others see at once: their kernels keep nothing."""
 
-NO_SKIP = ("--skip-dir-mtime", "0")
-"""For the peer: within this time it leaves directories' records alone, and so does not see that they are removed."""
+FOR_THE_PEER = ("--skip-dir-mtime", "0", "--verbose")
+"""Within this time it leaves directories' records alone, and so does not see that they are removed.  And it tells which slices
+its compactions make: see `assert_clean`."""
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def several_mounts(
                     client,
                     "--enable-xattr",
                     *flags,
-                    *(NO_SKIP if client is PEER else ()),
+                    *(FOR_THE_PEER if client is PEER else ()),
                     at=volume.folder / f"{client.name}-{number}",
                     life=life,
                 )

@@ -118,4 +118,4 @@ def test_a_crowd_at_work(
         for root in roots:
             check_private(root, reports)
             check_common(root, reports)
-    assert_clean(volume)
+    assert_clean(volume, mounts[ours:])
