@@ -7,19 +7,20 @@ from typing import Any
 import trio
 
 from jfs.tikv.connection import Connection, connect
-from jfs.tikv.errors import DEADLINE_EXCEEDED, RpcError
-from jfs.tikv.http2 import Http2, Stream
+from jfs.tikv.errors import RpcError
+from jfs.tikv.http2 import Stream
 from jfs.tikv.parallel import Together
 
 
 class Call(Stream):
     """A unary call, awaited by the task that made it."""
 
-    __slots__ = ("_done", "_error", "_http", "_parts", "_task")
+    __slots__ = ("_connection", "_done", "_error", "_parts", "_task", "deadline")
 
-    def __init__(self, http: Http2) -> None:
+    def __init__(self, connection: Connection) -> None:
         super().__init__()
-        self._http = http
+        self._connection = connection
+        self.deadline = 0.0
         self._parts: list[bytes] = []
         self._task: trio.lowlevel.Task | None = None
         self._done = False
@@ -44,37 +45,41 @@ class Call(Stream):
     def ended(self, error: RpcError | None) -> None:
         self._done = True
         self._error = error
+        self._connection.came(self)
         if self._task is not None:
             trio.lowlevel.reschedule(self._task)
 
     def _abandon(self, _: Callable[[], Any]) -> trio.lowlevel.Abort:
         self._task = None
-        self._http.reset(self)
+        self._connection.came(self)
+        self._connection.http.reset(self)
         return trio.lowlevel.Abort.SUCCEEDED
+
+    def late(self, error: RpcError) -> None:
+        self._connection.http.reset(self)
+        self.ended(error)
 
 
 class Channel:
     """The server at HOST:PORT."""
 
-    def __init__(self, address: str, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, address: str, context: ssl.SSLContext | None, answer_s: float) -> None:
+        """A call fails after `answer_s`."""
         self.address = address
         self._context = context
+        self._answer_s = answer_s
         self._connection: Connection | None = None
         self._connecting: Together[Connection] = Together()
 
-    async def call(self, path: str, message: bytes, timeout_s: float) -> bytes:
+    async def call(self, path: str, message: bytes) -> bytes:
         """The answer to one message.  RpcError."""
         connection = self._connection
         if connection is None or not connection.usable:
             connection = await self.connection()
-        call = Call(connection.http)
-        with trio.move_on_after(timeout_s):
-            connection.http.open(path, call, message)
-            return await call.answer()
-        error = RpcError(f"{self.address} does not answer within {timeout_s:g} s", code=DEADLINE_EXCEEDED)
-        if trio.current_time() - connection.heard >= timeout_s:
-            connection.close(error)  # not a word to anybody for so long: it may hang for ever
-        raise error
+        call = Call(connection)
+        connection.expect(call)
+        connection.http.open(path, call, message)
+        return await call.answer()
 
     async def connection(self) -> Connection:
         """The connection as it is, or a new one.  RpcError."""
@@ -85,7 +90,7 @@ class Channel:
         return connection if connection is not None and connection.usable else None
 
     async def _connect(self) -> Connection:
-        self._connection = await connect(self.address, self._context)
+        self._connection = await connect(self.address, self._context, self._answer_s)
         return self._connection
 
     def close(self) -> None:

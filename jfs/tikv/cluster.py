@@ -50,7 +50,7 @@ class Cluster:
         store = region.leader.store
         try:
             channel = self._stores.get(store) or await self._store(store, backoff)
-            answer = await channel.call(path, prefix + request, ANSWER_S)
+            answer = await channel.call(path, prefix + request)
         except RpcError as error:
             self.regions.forget(region)
             if not error.sent:
@@ -83,7 +83,7 @@ class Cluster:
         address = await self.pd.store_address(store, backoff)
         channel = self._stores.get(store)
         if channel is None:
-            channel = self._stores[store] = Channel(address, self._context)
+            channel = self._stores[store] = Channel(address, self._context, ANSWER_S)
         return channel
 
     def _drop_store(self, store: int) -> None:

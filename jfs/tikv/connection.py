@@ -8,11 +8,11 @@ closed, is lost, or the program's event loop ends.
 import logging
 import socket
 import ssl
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
-from jfs.tikv.errors import ProtocolError, RpcError
+from jfs.tikv.errors import DEADLINE_EXCEEDED, ProtocolError, RpcError
 from jfs.tikv.http2 import Http2
 
 log = logging.getLogger(__name__)
@@ -21,6 +21,15 @@ CONNECT_S: Final = 3.0
 BUFFER: Final = 1 << 18
 PAY_S: Final = 0.02
 """So long a ping may wait for its answer, which is sent for all that have come meanwhile."""
+
+
+class Expected(Protocol):
+    """An answer that is to come in time."""
+
+    deadline: float
+
+    def late(self, error: RpcError) -> None:
+        """It has not."""
 
 
 class Tls:
@@ -61,8 +70,8 @@ class Tls:
         return self._outgoing.read()
 
 
-async def connect(address: str, context: ssl.SSLContext | None) -> "Connection":
-    """A connection to HOST:PORT.  RpcError, of a call that was not sent."""
+async def connect(address: str, context: ssl.SSLContext | None, answer_s: float) -> "Connection":
+    """A connection to HOST:PORT, whose answers come within `answer_s`.  RpcError, of a call that was not sent."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     error: object = f"no answer within {CONNECT_S:g} s"
@@ -75,7 +84,7 @@ async def connect(address: str, context: ssl.SSLContext | None) -> "Connection":
             tls = None
             if context is not None:
                 tls = await _secured(sock, Tls(context, host))
-            return Connection(sock, tls, address)
+            return Connection(sock, tls, address, answer_s)
         except (OSError, ValueError) as failure:
             error = failure
     raise RpcError(f"cannot connect to {address}: {error}", sent=False)
@@ -103,14 +112,19 @@ async def _secured(sock: socket.socket, tls: Tls) -> Tls:
 class Connection:
     """See the head of the file.  Made within a trio run, and of use only there."""
 
-    def __init__(self, sock: socket.socket, tls: Tls | None, address: str) -> None:
+    def __init__(self, sock: socket.socket, tls: Tls | None, address: str, answer_s: float) -> None:
         self._sock = sock
+        self._address = address
+        self._answer_s = answer_s
+        self._expected: dict[Expected, None] = {}
+        """In the order of their deadlines, as all have the same time."""
+        self._watched = False
         self._tls = tls
         self._backlog = bytearray()
         self._reading = trio.CancelScope()
         self._closed = False
         self._paying = False
-        self.heard = trio.current_time()
+        self._heard = trio.current_time()
         """When the server last said something."""
         self.http = Http2(self._write if tls is None else self._write_secret, address, secure=tls is not None)
         self.http.start()
@@ -119,6 +133,33 @@ class Connection:
     @property
     def usable(self) -> bool:
         return self.http.usable and not self._closed
+
+    def expect(self, what: Expected) -> None:
+        """Tell it when it is late, unless it has come: one task for all, as a timer for each costs as much as its call."""
+        what.deadline = trio.current_time() + self._answer_s
+        self._expected[what] = None
+        if not self._watched:
+            self._watched = True
+            trio.lowlevel.spawn_system_task(self._watch)
+
+    def came(self, what: Expected) -> None:
+        """Or nobody waits for it any more."""
+        self._expected.pop(what, None)
+
+    async def _watch(self) -> None:
+        expected = self._expected
+        while expected:
+            first = next(iter(expected))
+            now = trio.current_time()
+            if first.deadline > now:
+                await trio.sleep_until(first.deadline)
+                continue
+            del expected[first]
+            error = RpcError(f"{self._address} does not answer within {self._answer_s:g} s", code=DEADLINE_EXCEEDED)
+            first.late(error)
+            if now - self._heard >= self._answer_s:
+                self.close(error)  # not a word to anybody for so long: it may hang for ever
+        self._watched = False
 
     def close(self, why: RpcError) -> None:
         """End it and whatever is under way on it."""
@@ -192,7 +233,7 @@ class Connection:
                 continue
             if size == 0:
                 raise ConnectionError("the server closed it")
-            self.heard = trio.current_time()
+            self._heard = trio.current_time()
             received = bytes(view[:size])
             if self._tls is not None:
                 received = self._tls.decrypt(received)

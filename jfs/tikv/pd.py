@@ -5,8 +5,6 @@ import ssl
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-import trio
-
 from jfs.tikv import messages
 from jfs.tikv.backoff import Backoff
 from jfs.tikv.channel import Channel
@@ -51,14 +49,11 @@ class Pd:
             try:
                 if stamps is None or stamps.over:
                     stamps = await self._converse()
-                with trio.move_on_after(ANSWER_S):
-                    return await stamps.next()
-                stamps.close()
-                raise RpcError(f"PD hands out no timestamp within {ANSWER_S:g} s")
+                return await stamps.next()
             except RpcError as error:
                 backoff = backoff or Backoff(self._patience_s)
                 if stamps is not None:
-                    stamps.close()  # it may be with a member that leads no more
+                    stamps.close(error)  # it may be with a member that leads no more
                 self._lost(error)
                 await backoff.pause(error)
 
@@ -66,7 +61,7 @@ class Pd:
         leader = await self._find_leader()
         connection = await leader.connection()
         if self._timestamps is None or self._timestamps.over:
-            self._timestamps = Timestamps(connection.http, self._header)
+            self._timestamps = Timestamps(connection, self._header)
         return self._timestamps
 
     async def region_of(self, encoded_key: bytes, backoff: Backoff) -> Located:
@@ -97,7 +92,7 @@ class Pd:
         while True:
             try:
                 leader = await self._find_leader()
-                answer = await leader.call(f"/pdpb.PD/{method}", self._header + request, ANSWER_S)
+                answer = await leader.call(f"/pdpb.PD/{method}", self._header + request)
                 why = _refusal(parse(answer))
                 if why is None:
                     return answer
@@ -134,7 +129,7 @@ class Pd:
 
     async def _introduced(self, address: str) -> Channel:
         """The leader, by what one member says."""
-        message = await self._channel(address).call("/pdpb.PD/GetMembers", messages.header(self.cluster), ANSWER_S)
+        message = await self._channel(address).call("/pdpb.PD/GetMembers", messages.header(self.cluster))
         answer = parse(message)
         why = _refusal(answer)
         if why is not None:
@@ -158,7 +153,7 @@ class Pd:
     def _channel(self, address: str) -> Channel:
         channel = self._channels.get(address)
         if channel is None:
-            channel = self._channels[address] = Channel(address, self._context)
+            channel = self._channels[address] = Channel(address, self._context, ANSWER_S)
         return channel
 
     def close(self) -> None:

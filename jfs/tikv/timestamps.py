@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import trio
 
+from jfs.tikv.connection import Connection
 from jfs.tikv.errors import RpcError
-from jfs.tikv.http2 import Http2, Stream
+from jfs.tikv.http2 import Stream
 from jfs.tikv.messages import PHYSICAL_SHIFT
 from jfs.tikv.wire import Malformed, number, parse
 
@@ -23,9 +24,11 @@ AT_ONCE: Final = 4
 class Waiter:
     """A task that waits for a timestamp."""
 
-    __slots__ = ("error", "task", "timestamp")
+    __slots__ = ("_conversation", "deadline", "error", "task", "timestamp")
 
-    def __init__(self) -> None:
+    def __init__(self, conversation: "Timestamps") -> None:
+        self._conversation = conversation
+        self.deadline = 0.0
         self.task: trio.lowlevel.Task | None = None
         self.timestamp = 0
         self.error: RpcError | None = None
@@ -44,18 +47,22 @@ class Waiter:
 
     def settle(self, timestamp: int, error: RpcError | None = None) -> None:
         self.timestamp, self.error = timestamp, error
+        self._conversation.connection.came(self)
         if self.task is not None:
             trio.lowlevel.reschedule(self.task)
+
+    def late(self, error: RpcError) -> None:
+        self._conversation.close(error)
 
 
 class Timestamps(Stream):
     """The conversation on one connection."""
 
-    __slots__ = ("_asked", "_head", "_http", "_opened", "_rest", "_waiting", "over")
+    __slots__ = ("_asked", "_head", "_opened", "_rest", "_waiting", "connection", "over")
 
-    def __init__(self, http: Http2, head: bytes) -> None:
+    def __init__(self, connection: Connection, head: bytes) -> None:
         super().__init__()
-        self._http = http
+        self.connection = connection
         self._head = head
         self._opened = False
         self._rest = b""
@@ -65,7 +72,8 @@ class Timestamps(Stream):
 
     async def next(self) -> int:
         """RpcError."""
-        waiter = Waiter()
+        waiter = Waiter(self)
+        self.connection.expect(waiter)
         if len(self._asked) < AT_ONCE:
             self._ask([waiter])
         else:
@@ -76,10 +84,10 @@ class Timestamps(Stream):
         self._asked.append(waiters)
         message = self._head + number(2, len(waiters))
         if self._opened:
-            self._http.send(self, message)
+            self.connection.http.send(self, message)
         else:
             self._opened = True
-            self._http.open(TSO, self, message, last=False)
+            self.connection.http.open(TSO, self, message, last=False)
 
     def received(self, content: bytes) -> None:
         rest = self._rest + content if self._rest else content
@@ -124,8 +132,8 @@ class Timestamps(Stream):
         for waiter in waiters:
             waiter.settle(0, why)
 
-    def close(self) -> None:
+    def close(self, why: RpcError) -> None:
         """Whoever waits is told to ask elsewhere."""
         if not self.over:
-            self._http.reset(self)
-            self.ended(RpcError("PD does not answer"))
+            self.connection.http.reset(self)
+            self.ended(why)

@@ -1,30 +1,91 @@
 """A connection against a server that says what the test wants."""
 
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
 import trio
 
-from jfs.tikv.connection import connect
-from jfs.tikv.errors import RpcError
+from jfs.tikv.channel import Channel
+from jfs.tikv.connection import Connection, connect
+from jfs.tikv.errors import DEADLINE_EXCEEDED, RpcError
 from jfs.tikv.http2 import ACK, PING, frame
+from jfs.tikv.timestamps import Timestamps
+
+Serve = Callable[[trio.SocketStream], Awaitable[None]]
+
+
+@asynccontextmanager
+async def served(serve: Serve) -> AsyncGenerator[str, None]:
+    """The address of a server that does this with each connection."""
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        yield f"127.0.0.1:{listener.socket.getsockname()[1]}"
+        nursery.cancel_scope.cancel()
+
+
+async def say_nothing(stream: trio.SocketStream) -> None:
+    while await stream.receive_some():
+        pass
+
+
+async def ping(stream: trio.SocketStream) -> None:
+    while True:
+        await stream.send_all(frame(PING, 0, 0, b"12345678"))
+        await stream.receive_some()
 
 
 async def test_pings_are_answered_soon() -> None:
-    answered = 0
+    answered = trio.Event()
 
     async def serve(stream: trio.SocketStream) -> None:
-        nonlocal answered
         said = b""
         for word in (b"12345678", b"later..."):
             await stream.send_all(frame(PING, 0, 0, word))
             while not said.endswith(frame(PING, ACK, 0, word)):
                 said += await stream.receive_some()
-            answered += 1
-        nursery.cancel_scope.cancel()
+        answered.set()
 
     with trio.fail_after(2):
-        async with trio.open_nursery() as nursery:
-            (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-            nursery.start_soon(trio.serve_listeners, serve, [listener])
-            connection = await connect(f"127.0.0.1:{listener.socket.getsockname()[1]}", None)
-            await trio.sleep_forever()
-    connection.close(RpcError("the test is over"))
-    assert answered == 2
+        async with served(serve) as address:
+            connection = await connect(address, None, 1.0)
+            await answered.wait()
+            connection.close(RpcError("the test is over"))
+
+
+async def asks(connection: Connection, channel: Channel, turns: int) -> None:
+    with pytest.raises(RpcError, match=r"does not answer within 0\.2 s") as caught:
+        if turns % 2:
+            await channel.call("/service/Method", b"")
+        else:
+            await Timestamps(connection, b"").next()
+    assert caught.value.code == DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize("serve", [say_nothing, ping])
+async def test_who_waits_is_told_that_the_answer_is_late(serve: Serve) -> None:
+    """A server that says something at least is not left."""
+    with trio.fail_after(4):
+        async with served(serve) as address:
+            channel = Channel(address, None, 0.2)
+            connection = await channel.connection()
+            began = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                for turn in range(4):
+                    nursery.start_soon(asks, connection, channel, turn)
+            assert 0.2 <= trio.current_time() - began < 0.4
+            assert connection.usable == (serve is ping)
+            channel.close()
+
+
+async def test_who_is_cancelled_is_not_told() -> None:
+    with trio.fail_after(4):
+        async with served(ping) as address:
+            channel = Channel(address, None, 0.2)
+            with trio.move_on_after(0.05):
+                await channel.call("/service/Method", b"")
+            connection = await channel.connection()
+            assert connection.http.idle
+            await asks(connection, channel, 1)  # a call that comes after is watched as well
+            channel.close()

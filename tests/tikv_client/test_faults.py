@@ -87,7 +87,7 @@ async def test_a_fault_that_stays_is_an_error_in_time(tikv_cluster: Cluster, kin
 async def test_a_connection_that_is_closed_at_once(tikv_cluster: Cluster) -> None:
     """Nobody may wait for a socket that is closed: the event loop mixes up all those that do."""
     for _ in range(3):
-        connection = await connect(tikv_cluster.pd, None)
+        connection = await connect(tikv_cluster.pd, None, 1.0)
         connection.close(RpcError("not wanted any more"))
         await trio.testing.wait_all_tasks_blocked()
     async with connected(tikv_cluster) as client:

@@ -82,7 +82,7 @@ class Proxies:
         self._ports: dict[str, int] = {}
         self.protocols: set[str | None] = set()
 
-    async def connect(self, address: str, context: ssl.SSLContext | None) -> Connection:
+    async def connect(self, address: str, context: ssl.SSLContext | None, answer_s: float) -> Connection:
         """In place of the client's own: to the proxy of the address."""
         if address not in self._ports:
 
@@ -92,7 +92,7 @@ class Proxies:
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
             self._ports[address] = listener.socket.getsockname()[1]
             self._nursery.start_soon(trio.serve_listeners, serve, [listener])
-        return await connect(f"127.0.0.1:{self._ports[address]}", context)
+        return await connect(f"127.0.0.1:{self._ports[address]}", context, answer_s)
 
     async def _serve(self, stream: trio.SocketStream, port: int) -> None:
         secure = trio.SSLStream(stream, self._context, server_side=True, https_compatible=True)
