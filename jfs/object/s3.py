@@ -1,7 +1,7 @@
 """Objects in a bucket that speaks S3.
 
 Requests are made and signed here, on kept-open connections: what a general client does around a request costs more than the
-request (0.2 against 1 ms of processor time for 128 KiB).  Nothing is retried here; that is `Retry`'s job.
+request (0.15 against 1 ms of processor time for 128 KiB).  Nothing is retried here; that is `Retry`'s job.
 
 Every object carries the CRC-32C of its bytes in its metadata, as the peer's do, and a whole read is checked against it.
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jfs.errors import UserError
-from jfs.object.connections import IDLE_S, Connections, Tls
+from jfs.object.connections import HEAD, IDLE_S, Connections, Tls, parse_head
 from tests.object.fake_s3 import FakeS3, Reply, Request, make_certificate
 
 
@@ -160,6 +160,77 @@ def test_chunks() -> None:
         connections = Connections(server.endpoint)
         assert ask(connections) == ask(connections) == b"hello!"
         assert server.connections == 1
+        connections.close()
+
+
+@pytest.mark.parametrize("stray", [{}, {"x-amz-meta-long": "x" * HEAD}], ids=["short", "longer than is looked at"])
+def test_a_head_that_comes_in_pieces(stray: dict[str, str]) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    more = "".join(f"{name}: {value}\r\n" for name, value in stray.items()).encode()
+    answer = b"HTTP/1.1 200 OK\r\n" + more + b"Content-Length: 6\r\n\r\nhello!"
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(2):
+            connection.recv(1000)
+            for byte in answer[:30], answer[30:-8], answer[-8:-3], answer[-3:]:
+                time.sleep(0.02)  # a packet of its own, whatever is read of it
+                connection.sendall(byte)
+        connection.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    connections = Connections(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    assert ask(connections) == ask(connections) == b"hello!"
+    connections.close()
+    thread.join(10)
+    listener.close()
+
+
+GOOD = "HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 7"
+
+
+def test_a_plain_head() -> None:
+    assert parse_head(GOOD.encode()) == (200, {"server": "x", "content-length": "7"})
+    assert parse_head(b"HTTP/1.1 204 No Content") == (204, {})
+    assert parse_head(b"HTTP/1.1 404\r\ncontent-length:0") == (404, {"content-length": "0"})
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "HTTP/1.1 200 OK",
+        "HTTP/1.1 100 Continue\r\ncontent-length: 0",
+        GOOD.replace("1.1", "1.0"),
+        GOOD.replace("200", "2x0"),
+        GOOD.replace("7", "-7"),
+        GOOD.replace("7", "7" * 12),
+        GOOD + "\r\ncontent-length: 8",
+        GOOD + "\r\ntransfer-encoding: chunked",
+        GOOD + "\r\n folded",
+        GOOD + "\r\nno colon",
+        "HTTP/1.1 304 Not Modified\r\ncontent-length: 7",
+    ],
+)
+def test_other_heads_are_left_to_http_client(head: str) -> None:
+    assert parse_head(head.encode()) is None
+
+
+def test_headers_cannot_be_smuggled_in() -> None:
+    connections = Connections("http://127.0.0.1:1")
+    with pytest.raises(ValueError, match="line break"):
+        connections.request("GET", "/", {"host": "h", "x-amz-meta-a": "b\r\nx-amz-acl: all"}, timeout=1)
+
+
+def test_the_deadline_covers_all_of_the_request() -> None:
+    """The server takes the connection, and nothing that comes on it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connections = Connections(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            ask(connections, "PUT", bytes(20 << 20), timeout=0.5)
+        assert time.monotonic() - began < 10
         connections.close()
 
 
