@@ -173,17 +173,21 @@ class Http2:
 
     def _pump(self, stream: Stream) -> None:
         unsent = stream.unsent
+        frames: list[bytes] = []
         while unsent:
             size = min(len(unsent), self._window, stream.window, self._largest_frame)
             if size <= 0:
-                return
+                break
             piece = bytes(unsent[:size])
             del unsent[:size]
             self._window -= size
             stream.window -= size
             last = stream.half_closed and not unsent
-            self._write(frame(DATA, END_STREAM if last else 0, stream.id, piece))
-        stream.unsent = None
+            frames.append(frame(DATA, END_STREAM if last else 0, stream.id, piece))
+        if frames:
+            self._write(b"".join(frames))
+        if not unsent:
+            stream.unsent = None
 
     def _pump_all(self) -> None:
         for stream in list(self._streams.values()):

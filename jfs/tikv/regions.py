@@ -86,12 +86,13 @@ class Regions:
     async def group(self, keys: Iterable[bytes], backoff: Backoff) -> dict[Region, list[bytes]]:
         """The keys, by their regions.  Unavailable."""
         groups: dict[Region, list[bytes]] = {}
-        region: Region | None = None
-        mine: list[bytes] = []
+        mine: list[bytes] | None = None
+        start = end = b""
         for key in keys:
-            if region is None or not region.has(key):
+            if mine is None or key < start or (end and key >= end):
                 region = await self.of(key, backoff)
                 mine = groups.setdefault(region, [])
+                start, end = region.start, region.end
             mine.append(key)
         return groups
 

@@ -102,12 +102,30 @@ async def test_a_transaction_reads_one_snapshot(engine: Engine) -> None:
     await commit(engine, before)
     async with engine.transaction(write=False) as reader:
         assert await reader.attr(5) == FILE
+        assert [name for name, _ in await reader.dentries(1, None, 10)] == [b"old"]
         await commit(engine, after)
         assert await reader.attr(5) == FILE
         assert [name for name, _ in await reader.dentries(1, None, 10)] == [b"old"]
     async with engine.transaction(write=False) as reader:
         assert await reader.attr(5) is None
         assert [name for name, _ in await reader.dentries(1, None, 10)] == [b"new"]
+
+
+async def test_what_was_read_before_a_change_is_not_mixed_with_what_comes_after(engine: Engine) -> None:
+    """An engine may have read the first key without a snapshot: then it cannot go on."""
+    async with engine.transaction(write=True) as tx:
+        tx.put_attr(5, FILE)
+        tx.put_dentry(1, b"old", Dentry(TYPE_FILE, 5))
+    try:
+        async with engine.transaction(write=False) as reader:
+            assert await reader.attr(5) == FILE
+            async with engine.transaction(write=True) as tx:
+                tx.delete_attr(5)
+                tx.delete_dentry(1, b"old")
+            found = await reader.dentry(1, b"old")
+    except Conflict:
+        return
+    assert found == Dentry(TYPE_FILE, 5)
 
 
 async def test_no_update_is_lost(engine: Engine) -> None:

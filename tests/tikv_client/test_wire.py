@@ -1,7 +1,7 @@
 """Messages as bytes: against examples of the format's documentation, and there and back."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jfs.tikv import messages, wire
@@ -53,6 +53,35 @@ def test_repeated(values: list[bytes], numbers: list[int]) -> None:
 def test_encoded_keys_keep_their_order(one: bytes, other: bytes) -> None:
     assert decode_key(encode_key(one)) == one
     assert (one < other) == (encode_key(one) < encode_key(other))
+
+
+SIZES = st.sampled_from([0, 1, 5, 100, 120, 121, 122, 123, 124, 125, 127, 128, 300])
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(SIZES, SIZES, st.sampled_from(["pair", "pair", "pair", "error", "more", "reversed", "other"])))
+)
+def test_pairs_of_any_size_and_shape(shapes: list[tuple[int, int, str]]) -> None:
+    good, bad, answer = [], [], b""
+    for key_size, value_size, shape in shapes:
+        key, value = b"k" * key_size, b"v" * value_size
+        fields = [wire.data(2, key), wire.data(3, value)]
+        if shape == "error":
+            bad.append(value)
+            fields = [wire.data(1, value), wire.data(2, key)]
+        elif shape != "other":
+            good.append((key, value))
+        if shape == "more":
+            fields.append(wire.number(9, 1 << 40))
+        answer += wire.data(3 if shape == "other" else 2, b"".join(fields[:: -1 if shape == "reversed" else 1]))
+    assert messages.pairs(answer) == (good, bad)
+    for cut in range(len(answer)):
+        try:
+            found, _ = messages.pairs(answer[:cut])
+        except Malformed:
+            continue
+        assert found == good[: len(found)]
 
 
 def test_a_lock() -> None:

@@ -120,6 +120,8 @@ class TikvKeys(BufferedWrites):
 
     async def get_many(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         wanted = list(dict.fromkeys(keys))
+        if len(wanted) > 1 and not self._seen and not self._writes:
+            return await self._fetch(wanted)
         await self.warm(wanted)
         writes, seen = self._writes, self._seen
         found = {key: writes[key] if key in writes else seen[key] for key in wanted}
@@ -139,18 +141,21 @@ class TikvKeys(BufferedWrites):
         elif missing:
             await self._fetch(missing)
 
-    async def _fetch(self, keys: list[bytes]) -> None:
+    async def _fetch(self, keys: list[bytes]) -> dict[bytes, bytes]:
+        """Read these, and see that what was read before is of the same time; those that exist."""
         snapshot, early = self._snapshot, self._seen
         if snapshot is None:
             snapshot = await self._settle_on_snapshot()
             keys = [*keys, *early]
         prefix, cut = self._prefix, len(self._prefix)
         stored = await snapshot.batch_get([prefix + key for key in keys])
+        found = {key[cut:]: value for key, value in stored.items()}
         fresh: dict[bytes, bytes | None] = dict.fromkeys(keys)
-        fresh.update({key[cut:]: value for key, value in stored.items()})
-        if any(fresh.get(key, value) != value for key, value in self._seen.items()):
+        fresh.update(found)
+        if any(fresh.get(key, value) != value for key, value in early.items()):
             raise Conflict("a key has changed while the transaction began")
-        self._seen.update(fresh)
+        early.update(fresh)
+        return found
 
     async def _settle_on_snapshot(self) -> Snapshot:
         timestamp = await self._client.timestamp()

@@ -130,14 +130,20 @@ class KvTransaction:
 
     async def entries(self, parent: Ino, after: bytes | None, limit: int) -> list[DirEntry]:
         named = await self.dentries(parent, after, limit)
-        attrs = await self.attrs([dentry.ino for _, dentry in named])
-        return [DirEntry(name, dentry, attrs.get(dentry.ino)) for name, dentry in named]
+        keys = [schema.attr_key(dentry.ino) for _, dentry in named]
+        found = await self.kv.get_many(keys) if keys else {}
+        decode = schema.decode_attr
+        return [
+            DirEntry(name, dentry, None if (value := found.get(key)) is None else decode(value, key))
+            for (name, dentry), key in zip(named, keys, strict=True)
+        ]
 
     async def dentries(self, parent: Ino, after: bytes | None, limit: int) -> list[tuple[bytes, Dentry]]:
         prefix = schema.dentry_prefix(parent)
         start = prefix if after is None else prefix + after + b"\0"
         pairs = await self.kv.scan(start, schema.end_of(prefix), limit)
-        return [(key[len(prefix) :], schema.decode_dentry(value, key)) for key, value in pairs]
+        cut, decode = len(prefix), schema.decode_dentry
+        return [(key[cut:], decode(value, key)) for key, value in pairs]
 
     def put_dentry(self, parent: Ino, name: bytes, dentry: Dentry) -> None:
         self.kv.set(schema.dentry_key(parent, name), schema.encode_dentry(dentry))
