@@ -11,7 +11,7 @@ at all.
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -223,6 +223,9 @@ class Commit:
     # -- what both need
 
     def _prewrite(self, mutations: Sequence[Mutation]) -> bytes:
+        # Of a commit in one phase the store takes the earliest time after the start and after every snapshot that it has
+        # served: what a reader has seen stays as it was.  PD is not asked for a later one: an operation of jfs begins with
+        # its start timestamp, so all that was over before it began is earlier anyway.
         return messages.prewrite(
             mutations,
             self._primary,
@@ -261,15 +264,30 @@ class Commit:
         while keys:
             later: list[bytes] = []
             for region, mine in (await self._cluster.regions.group(keys, backoff)).items():
-                answer = await self._cluster.ask(region, path, request_of(mine), backoff)
-                if answer is None:
-                    later += mine
-                elif 2 in parse(answer):
-                    log.debug("the end of a transaction: %s", messages.text_of(parse(answer)[2]))
+                for piece in _pieces(mine):
+                    answer = await self._cluster.ask(region, path, request_of(piece), backoff)
+                    if answer is None:
+                        later += piece
+                    elif 2 in parse(answer):
+                        log.debug("the end of a transaction: %s", messages.text_of(parse(answer)[2]))
             keys = later
 
     def _in_background(self, work: Callable[[list[bytes]], Awaitable[None]], keys: list[bytes]) -> None:
         self._cluster.background(partial(_tidy, partial(work, keys)))
+
+
+def _pieces(keys: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Keys for one request each."""
+    piece: list[bytes] = []
+    size = 0
+    for key in keys:
+        if piece and size + len(key) > BATCH_BYTES:
+            yield piece
+            piece, size = [], 0
+        piece.append(key)
+        size += len(key)
+    if piece:
+        yield piece
 
 
 async def _tidy(work: Callable[[], Awaitable[None]]) -> None:

@@ -1,13 +1,17 @@
 """Reading and committing on a cluster that behaves."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from jfs.errors import Conflict
+from jfs.tikv import commit, messages, wire
 from jfs.tikv.client import LATEST, Mutation, Op
 from jfs.tikv.errors import Refused
+from jfs.tikv.regions import Region
+from tests.deadline import eventually_async
 from tests.tikv.cluster import Cluster
 from tests.tikv_client.clients import connected, put, puts, value
 
@@ -148,3 +152,24 @@ async def test_many_at_once(tikv_cluster: Cluster) -> None:
         async with trio.open_nursery() as nursery:
             for number in range(300):
                 nursery.start_soon(one, number)
+
+
+async def test_what_is_left_of_a_commit_is_sent_in_requests_of_a_size(
+    tikv_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit, "BATCH_BYTES", 1000)
+    keys = [b"pieces/%03d/" % n + bytes(89) for n in range(40)]
+    tikv_cluster.control.split(keys[1])
+    async with connected(tikv_cluster) as client:
+        ask, sent = client.cluster.ask, []
+
+        async def asking(region: Region, path: str, request: bytes, *args: Any, **named: Any) -> bytes | None:
+            if path == messages.COMMIT:
+                sent.append(wire.all_of(request, 3))
+            return await ask(region, path, request, *args, **named)
+
+        monkeypatch.setattr(client.cluster, "ask", asking)
+        await put(client, *[Mutation(Op.PUT, key, b"1") for key in keys])
+        await eventually_async(lambda: sum(map(len, sent)) >= len(keys))
+        assert sorted(key for each in sent for key in each) == keys
+        assert all(len(each) <= 10 for each in sent)
