@@ -61,7 +61,7 @@ class Client:
     async def collect(self, safe_point: int) -> int:
         """Let the cluster forget what no snapshot from `safe_point` on can see; what the safe point is now.
 
-        Conflict where PD refuses, or a transaction from before is still alive.
+        Unavailable.  Conflict where PD refuses, or a transaction from before is still alive.
         """
         await self.locks.clear(safe_point)
         return await self.cluster.pd.update_gc_safe_point(safe_point)

@@ -5,6 +5,7 @@ import ssl
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+from jfs.errors import Conflict
 from jfs.tikv import messages
 from jfs.tikv.backoff import Backoff
 from jfs.tikv.channel import Channel
@@ -70,8 +71,10 @@ class Pd:
             answer = parse(await self._ask("GetRegion", data(2, encoded_key), backoff))
             if 2 in answer:
                 leader = messages.peer(answer[3]) if 3 in answer else None
-                return Located(messages.region(answer[2]), leader if leader and leader.id else None)
-            await backoff.pause("PD knows no region of a key")
+                located = Located(messages.region(answer[2]), leader if leader and leader.id else None)
+                if located.leader or located.region.peers:
+                    return located
+            await backoff.pause("PD knows no region of a key, or nobody who has it")
 
     async def store_address(self, store: int, backoff: Backoff) -> str:
         """HOST:PORT.  Unavailable, for a store that has left the cluster too."""
@@ -82,13 +85,14 @@ class Pd:
         return str(found.get(2, b"").decode())
 
     async def update_gc_safe_point(self, safe_point: int) -> int:
-        """Move it forwards; answers with what it is now.  Unavailable where PD refuses."""
+        """Move it forwards; answers with what it is now.  Unavailable, Conflict where PD refuses."""
         answer = await self._ask("UpdateGCSafePoint", number(2, safe_point), Backoff(self._patience_s), refusable=True)
         return int(parse(answer).get(2, 0))
 
     # -- the members
 
     async def _ask(self, method: str, request: bytes, backoff: Backoff, *, refusable: bool = False) -> bytes:
+        """The answer.  Unavailable; with `refusable` a refusal of PD's is a Conflict and no reason to ask again."""
         while True:
             try:
                 leader = await self._find_leader()
@@ -98,7 +102,7 @@ class Pd:
                     return answer
                 error = RpcError(f"PD: {why}")
                 if refusable:
-                    backoff.deadline = 0.0
+                    raise Conflict(str(error))
             except RpcError as failure:
                 error = failure
             self._lost(error)

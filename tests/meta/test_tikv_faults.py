@@ -293,6 +293,22 @@ async def test_a_refused_safe_point_is_one_warning(tikv_cluster: Cluster, caplog
     assert len([line for line in caplog.messages if "refuses to collect" in line]) == 1
 
 
+async def test_a_store_that_is_away_refuses_nothing(
+    tikv_cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tikv, "PATIENCE_S", 0.2)
+    engine = engine_on(tikv_cluster, "gcaway")
+    engine._gc_interval_s = 3600.0
+    for call in ("scan_lock", "tso"):
+        away = tikv_cluster.control.fault(call, "drop_before")
+        await engine.collect(0)
+        tikv_cluster.control.clear_faults(away)
+    assert [line for line in caplog.messages if "refuses to collect" in line] == []
+    before = tikv_cluster.control.stats()["safe_point"]
+    await engine.collect(0)
+    assert tikv_cluster.control.stats()["safe_point"] > before
+
+
 # -- in order
 
 

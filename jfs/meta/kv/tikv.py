@@ -330,9 +330,10 @@ class TikvEngine:
             return
         client = self.client()
         interval_ms = int(max(self._gc_interval_s, LEAST_GC_INTERVAL_S) * 1000)
-        safe_point = await client.timestamp() - (interval_ms << PHYSICAL_SHIFT)
         try:
-            await client.collect(safe_point)
+            await client.collect(await client.timestamp() - (interval_ms << PHYSICAL_SHIFT))
+        except Unavailable as error:
+            log.info("old versions are left for the next time: %s", error)
         except Conflict as error:
             if not self._gc_refused:
                 log.warning("the cluster refuses to collect old versions, which is left to its own settings: %s", error)
