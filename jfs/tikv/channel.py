@@ -69,6 +69,7 @@ class Channel:
         self._context = context
         self._answer_s = answer_s
         self._connection: Connection | None = None
+        self._retired = False
         self._connecting: Together[Connection] = Together()
 
     async def call(self, path: str, message: bytes) -> bytes:
@@ -90,8 +91,20 @@ class Channel:
         return connection if connection is not None and connection.usable else None
 
     async def _connect(self) -> Connection:
-        self._connection = await connect(self.address, self._context, self._answer_s)
-        return self._connection
+        connection = self._connection = await connect(self.address, self._context, self._answer_s)
+        if self._retired:  # of use to the call that wanted it, and to no other
+            connection.http.usable = False
+        return connection
+
+    def retire(self) -> None:
+        """Nobody makes calls here any more: the connection is closed as soon as the last of them has its answer."""
+        self._retired = True
+        if self._connection is not None:
+            self._connection.retire()
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None and not self._connection.closed
 
     def close(self) -> None:
         if self._connection is not None:

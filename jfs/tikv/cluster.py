@@ -30,6 +30,7 @@ class Cluster:
         self._patience_s = patience_s
         self._context = context
         self._stores: dict[int, Channel] = {}
+        self._retired: list[Channel] = []
         self._scopes: set[trio.CancelScope] = set()
         self.pd = Pd(endpoints, context, patience_s)
         self.regions = Regions(self.pd)
@@ -48,13 +49,13 @@ class Cluster:
         """
         prefix = region.prefix if not seen else data(1, region.context + seen)
         store = region.leader.store
+        channel = self._stores.get(store) or await self._store(store, backoff)
         try:
-            channel = self._stores.get(store) or await self._store(store, backoff)
             answer = await channel.call(path, prefix + request)
         except RpcError as error:
             self.regions.forget(region)
             if not error.sent:
-                self._drop_store(store)  # it may have moved to another address
+                self._drop_store(store, channel)  # it may have moved to another address
             elif exactly:
                 raise Lost(str(error)) from error
             await backoff.pause(error)
@@ -67,7 +68,7 @@ class Cluster:
             self.regions.forget(region)
             raise Lost("the region error leaves open what became of the request")
         if STORE_NOT_MATCH in parse(objection):
-            self._drop_store(store)
+            self._drop_store(store, channel)
         await self.regions.objection(region, objection, backoff)
         return None
 
@@ -86,9 +87,13 @@ class Cluster:
             channel = self._stores[store] = Channel(address, self._context, ANSWER_S)
         return channel
 
-    def _drop_store(self, store: int) -> None:
+    def _drop_store(self, store: int, channel: Channel) -> None:
         """Ask PD for the address again.  What is under way on the old connection comes to its end."""
-        self._stores.pop(store, None)
+        if self._stores.get(store) is channel:
+            del self._stores[store]
+            channel.retire()
+            self._retired = [each for each in self._retired if each.connected]
+            self._retired.append(channel)
 
     def background(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run something that nobody waits for and that raises nothing; closing ends it."""
@@ -105,7 +110,7 @@ class Cluster:
     def close(self) -> None:
         for scope in self._scopes:
             scope.cancel()
-        for channel in self._stores.values():
+        for channel in (*self._stores.values(), *self._retired):
             channel.close()
         self._stores.clear()
         self.pd.close()

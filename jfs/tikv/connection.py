@@ -122,7 +122,7 @@ class Connection:
         self._tls = tls
         self._backlog = bytearray()
         self._reading = trio.CancelScope()
-        self._closed = False
+        self.closed = False
         self._paying = False
         self._heard = trio.current_time()
         """When the server last said something."""
@@ -132,7 +132,7 @@ class Connection:
 
     @property
     def usable(self) -> bool:
-        return self.http.usable and not self._closed
+        return self.http.usable and not self.closed
 
     def expect(self, what: Expected) -> None:
         """Tell it when it is late, unless it has come: one task for all, as a timer for each costs as much as its call."""
@@ -161,11 +161,17 @@ class Connection:
                 self.close(error)  # not a word to anybody for so long: it may hang for ever
         self._watched = False
 
+    def retire(self) -> None:
+        """Take no more calls; closed at once if there are none, else after the last."""
+        self.http.usable = False
+        if self.http.idle:
+            self.close(RpcError("the connection is not wanted any more", sent=False))
+
     def close(self, why: RpcError) -> None:
         """End it and whatever is under way on it."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self._reading.cancel()
         if trio.lowlevel.in_trio_run():
             trio.lowlevel.notify_closing(self._sock)
@@ -177,7 +183,7 @@ class Connection:
         self._write(self._tls.encrypt(plain))
 
     def _write(self, content: bytes) -> None:
-        if self._closed:
+        if self.closed:
             return
         if self._backlog:
             self._backlog += content
@@ -200,7 +206,7 @@ class Connection:
 
     async def _drain(self) -> None:
         try:
-            while self._backlog and not self._closed:
+            while self._backlog and not self.closed:
                 await trio.lowlevel.wait_writable(self._sock)
                 sent = self._sock.send(self._backlog)
                 del self._backlog[:sent]
@@ -225,7 +231,7 @@ class Connection:
         feed = http.feed
         buffer = bytearray(BUFFER)
         view = memoryview(buffer)
-        while not self._closed:
+        while not self.closed:
             await trio.lowlevel.wait_readable(sock)
             try:
                 size = sock.recv_into(buffer)

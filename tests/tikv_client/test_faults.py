@@ -73,6 +73,47 @@ async def test_a_region_without_a_known_leader(tikv_cluster: Cluster) -> None:
         await everything(client, b"leaderless")
 
 
+async def test_a_region_that_nobody_has_is_asked_for_again(
+    tikv_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(tikv_cluster) as client:
+        await client.timestamp()
+        ask, turns = client.pd._ask, 0
+
+        async def asking(method: str, *args: Any, **named: Any) -> bytes:
+            nonlocal turns
+            turns += 1
+            if method == "GetRegion" and turns < 3:
+                return wire.data(2, wire.number(1, 7))
+            return await ask(method, *args, **named)
+
+        monkeypatch.setattr(client.pd, "_ask", asking)
+        await everything(client, b"nobody")
+        assert turns >= 3
+
+
+async def test_the_connection_to_a_store_that_moved_is_closed(tikv_cluster: Cluster) -> None:
+    """After the last answer, if there is one to come."""
+    async with connected(tikv_cluster) as client:
+        await put(client, *puts(moved=b"1"))
+        for under_way in (False, True):
+            assert await client.snapshot().get(b"moved") == b"1"
+            region = client.cluster.regions.known(b"moved")
+            assert region is not None
+            channel = client.cluster._stores[region.leader.store]
+            connection = await channel.connection()
+            hang = tikv_cluster.control.fault("get", "hang", times=1)
+            async with trio.open_nursery() as nursery:
+                if under_way:
+                    nursery.start_soon(client.snapshot().get, b"moved")
+                    await eventually_async(lambda hang=hang: tikv_cluster.control.hits(hang) == 1)
+                client.cluster._drop_store(region.leader.store, channel)
+                assert connection.closed != under_way
+                tikv_cluster.control.clear_faults(hang)
+            await eventually_async(lambda connection=connection: connection.closed)
+            assert client.cluster._stores.get(region.leader.store) is not channel
+
+
 @pytest.mark.parametrize("kind", ["drop_before", "server_is_busy", "not_leader"])
 async def test_a_fault_that_stays_is_an_error_in_time(tikv_cluster: Cluster, kind: str) -> None:
     async with connected(tikv_cluster, patience_s=0.5) as client:
