@@ -408,6 +408,10 @@ class MetaClient:
                 return known
         return await read(self.engine, inodes.getattr, ino)
 
+    def age_s(self, ino: Ino) -> float:
+        """How old attributes may be that were just given of an inode: the kernel may keep them for so much less."""
+        return 0.0 if self._recent is None else self._recent.age_s(self._real(ino))
+
     async def setattr(self, cred: Cred, ino: Ino, change: AttrChange, *, opened: bool = False) -> Attr:
         operation = partial(inodes.setattr, opened=True) if opened else inodes.setattr
         ino = self._real(ino)

@@ -44,14 +44,14 @@ class Recent:
         """
         if self._keep_s <= 0:
             return
-        until = time.monotonic() + self._keep_s
+        now = time.monotonic()
         kept, seen = self._attrs, self._seen
         for ino, attr in attrs.items():
             known = kept.get(ino)
             if seen.get(ino, 0.0) >= began:
                 kept.pop(ino, None)
             elif known is None or known[0] < version:
-                kept[ino] = (version, until, None if attr is None else msgspec.structs.replace(attr))
+                kept[ino] = (version, now, None if attr is None else msgspec.structs.replace(attr))
                 kept.move_to_end(ino)
         while len(kept) > MOST_ATTRS:
             kept.popitem(last=False)
@@ -61,11 +61,19 @@ class Recent:
         found = self._attrs.get(ino)
         if found is None:
             return None
-        _, until, attr = found
-        if time.monotonic() >= until:
+        _, written, attr = found
+        if time.monotonic() >= written + self._keep_s:
             del self._attrs[ino]
             return None
         return None if attr is None else msgspec.structs.replace(attr)
+
+    def age_s(self, ino: Ino) -> float:
+        """How old is what `attr` says now; 0 where it says nothing."""
+        found = self._attrs.get(ino)
+        if found is None:
+            return 0.0
+        age_s = time.monotonic() - found[1]
+        return age_s if age_s < self._keep_s else 0.0
 
     def saw(self, ino: Ino) -> None:
         """The database has answered: that is newer."""

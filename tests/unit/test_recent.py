@@ -28,6 +28,20 @@ def test_attributes_are_known_for_a_while(clock: list[float]) -> None:
     assert kept.attr(5) is None
 
 
+def test_how_old_they_are(clock: list[float]) -> None:
+    """The kernel keeps attributes on its own: for what is left of the time."""
+    kept = Recent(1.0)
+    assert kept.age_s(5) == 0
+    kept.wrote({5: attr(1)}, 10, 0.5)
+    assert kept.age_s(5) == 0
+    clock[0] += 0.75
+    assert kept.attr(5) == attr(1)
+    assert kept.age_s(5) == 0.75
+    clock[0] += 0.25
+    assert kept.age_s(5) == 0  # what is given now is what the database says
+    assert kept.attr(5) is None
+
+
 def test_whoever_gets_them_has_their_own(clock: list[float]) -> None:
     kept = Recent(1.0)
     written = attr(1)
