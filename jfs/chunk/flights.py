@@ -1,6 +1,6 @@
 """One flight per block: whoever wants bytes that are being fetched already waits for them instead of fetching them too."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -25,12 +25,12 @@ class Flights:
     def __init__(self) -> None:
         self._under_way: dict[FlightKey, _Flight] = {}
 
-    async def run(self, what: FlightKey, fetch: Callable[[], Buffer], limiter: trio.CapacityLimiter) -> Buffer:
-        """The result of `fetch` in a thread, or of the same fetch under way.  Raises StoreError, to all who wait."""
+    async def run(self, what: FlightKey, fetch: Callable[[], Awaitable[Buffer]]) -> Buffer:
+        """The result of `fetch`, or of the same fetch under way.  Raises StoreError, to all who wait."""
         while True:
             flight = self._under_way.get(what)
             if flight is None:
-                return await self._lead(what, fetch, limiter)
+                return await self._lead(what, fetch)
             await flight.done.wait()
             if flight.error is not None:
                 raise flight.error
@@ -38,10 +38,10 @@ class Flights:
                 return flight.result
             # The leader was cancelled: somebody else has to lead.
 
-    async def _lead(self, what: FlightKey, fetch: Callable[[], Buffer], limiter: trio.CapacityLimiter) -> Buffer:
+    async def _lead(self, what: FlightKey, fetch: Callable[[], Awaitable[Buffer]]) -> Buffer:
         flight = self._under_way[what] = _Flight()
         try:
-            flight.result = await trio.to_thread.run_sync(fetch, limiter=limiter)
+            flight.result = await fetch()
         except StoreError as error:
             flight.error = error
             raise

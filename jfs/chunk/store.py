@@ -15,6 +15,7 @@ import trio
 from jfs.chunk.cache import DiskCache
 from jfs.chunk.codec import open_codec
 from jfs.chunk.descriptors import Descriptors
+from jfs.chunk.errands import run_errand
 from jfs.chunk.fingerprint import fingerprint_of, part_of, require, right_copy
 from jfs.chunk.flights import Flights
 from jfs.chunk.layout import block_key, block_keys, block_length, block_ranges
@@ -26,7 +27,7 @@ from jfs.chunk.together import fetch_together
 from jfs.chunk.uploader import Target, Uploader
 from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull, UserError
 from jfs.object.retry import Retry
-from jfs.object.store import Buffer, ObjectStore
+from jfs.object.store import Buffer, Errand, ObjectStore
 
 # Up to this size a write(2) into the page cache (150 µs with open and rename) is not worth the hop to a thread.
 INLINE_PUT: Final = 128 << 10
@@ -205,12 +206,14 @@ class BlockStore:
                 return staged if length == size else staged[inside : inside + length]
             self.stats.misses += 1
             self.stats.miss_bytes += length
-        if self._ranged and not wanted and (not self._caching or (inside > 0 and length * 4 <= size)):
+        if self._ranged and not wanted and length < size and (not self._caching or (inside > 0 and length * 4 <= size)):
             if self._caching:
                 self._prefetch(key, size, wanted)  # where one part is read others will be
-            return await self._flights.run(
-                (key, inside, length), lambda: self._fetch_range(key, inside, length), self._downloads
-            )
+
+            async def fetch() -> Buffer:
+                return await trio.to_thread.run_sync(self._fetch_range, key, inside, length, limiter=self._downloads)
+
+            return await self._flights.run((key, inside, length), fetch)
         block = await self._load(key, size, wanted)
         return block if length == size else block[inside : inside + length]
 
@@ -243,7 +246,41 @@ class BlockStore:
 
     async def _load(self, key: str, size: int, wanted: bytes) -> Buffer:
         """The whole block, kept in the cache."""
-        return await self._flights.run((key, 0, size), lambda: self._fetch_block(key, size, wanted), self._downloads)
+
+        async def fetch() -> Buffer:
+            if size <= INLINE_READ and self._ranged:
+                block = await self._fetch_on_loop(key, size, wanted)
+                if block is not None:
+                    return block
+            return await trio.to_thread.run_sync(self._fetch_block, key, size, wanted, limiter=self._downloads)
+
+        return await self._flights.run((key, 0, size), fetch)
+
+    async def _fetch_on_loop(self, key: str, size: int, wanted: bytes) -> Buffer | None:
+        """A small block that is stored as it is; None: a thread shall fetch it, which knows what to do about faults."""
+        async with self._downloads:
+            errand = self._store.errand(key, size)
+            data = None if errand is None else await self._run_errand(key, errand)
+        if data is None or len(data) != size or (wanted and fingerprint_of(data) != wanted):
+            return None
+        self.stats.fingerprints_checked += bool(wanted)
+        self._remember(key, data)
+        return data
+
+    async def _run_errand(self, key: str, errand: Errand) -> bytes | None:
+        counts = self.stats.get
+        start = time.perf_counter()
+        try:
+            data = await run_errand(errand)
+        except StoreError as error:
+            counts.errors += 1
+            log.debug("object %s: %s; asking again", key, error)
+            return None
+        finally:
+            counts.requests += 1
+            counts.seconds += time.perf_counter() - start
+        counts.bytes += len(data)
+        return data
 
     def _fetch_range(self, key: str, inside: int, length: int) -> Buffer:
         data = self._get(key, inside, length)
@@ -261,9 +298,12 @@ class BlockStore:
                 raise
             self._mend(key, *copy)
             block = copy[1]
-        if self._cache is not None and self.keeps(size):
-            self._cache.add(key, block if isinstance(block, bytes) else bytes(block))
+        self._remember(key, block)
         return block
+
+    def _remember(self, key: str, block: Buffer) -> None:
+        if self._cache is not None and self.keeps(len(block)):
+            self._cache.add(key, block if isinstance(block, bytes) else bytes(block))
 
     def _whole(self, key: str, size: int, wanted: bytes) -> Buffer:
         data = self._get(key, 0, None)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from jfs.object.store import Buffer, ObjectInfo, ObjectStore
+from jfs.object.store import Buffer, Errand, ObjectInfo, ObjectStore
 
 
 class Decorator:
@@ -22,6 +22,9 @@ class Decorator:
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         return self.inner.get(key, offset, length)
+
+    def errand(self, key: str, size: int) -> Errand | None:
+        return self.inner.errand(key, size)
 
     def put(self, key: str, data: Buffer) -> None:
         self.inner.put(key, data)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from jfs.errors import BadObject, UserError
 from jfs.object.decorator import Decorator
-from jfs.object.store import Buffer, ObjectStore
+from jfs.object.store import Buffer, Errand, ObjectStore
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -116,6 +116,10 @@ class Encrypted(Decorator):
             raise BadObject(f"{key}: {error}") from None
         end = len(data) if length is None else offset + length
         return data if offset == 0 and end >= len(data) else data[offset:end]
+
+    def errand(self, key: str, size: int) -> Errand | None:
+        """None: decrypting is work for a thread."""
+        return None
 
     def put(self, key: str, data: Buffer) -> None:
         self.inner.put(key, self._sealer.seal(data))

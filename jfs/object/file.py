@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, NoReturn
 
 from jfs.errors import ObjectMissing, StoreError, StoreFull, UserError
-from jfs.object.store import Buffer, ObjectInfo
+from jfs.object.store import Buffer, Errand, ObjectInfo
 
 TEMP_PREFIX: Final = ".jfs."
 TEMP_MARK: Final = ".tmp."
@@ -116,6 +116,10 @@ class FileStore:
                 os.close(fd)
         except OSError as error:
             raise_store_error(error, key)
+
+    def errand(self, key: str, size: int) -> Errand | None:
+        """None: whoever cannot wait reads the file at `local_path`."""
+        return None
 
     def put(self, key: str, data: Buffer) -> None:
         path = self._root + key

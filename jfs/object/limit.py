@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from jfs.object.decorator import Decorator
-from jfs.object.store import Buffer, ObjectStore
+from jfs.object.store import Buffer, Errand, ObjectStore
 
 BYTES_PER_MEGABIT: Final = 1_000_000 / 8
 # What a quiet line may make up for, and how long one piece of a download holds the line.
@@ -154,6 +154,10 @@ class Limit(Decorator):
             if moved != guess:
                 bandwidth.correct(guess, moved)
         return data
+
+    def errand(self, key: str, size: int) -> Errand | None:
+        """None under a limit: whoever waits for his turn waits in a thread."""
+        return None if self._limits.download.rate else self.inner.errand(key, size)
 
     def put(self, key: str, data: Buffer) -> None:
         self._limits.upload.take(len(data))

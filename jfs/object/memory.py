@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from jfs.errors import ObjectMissing
-from jfs.object.store import Buffer, ObjectInfo
+from jfs.object.store import Buffer, Errand, ObjectInfo
 
 
 class MemoryStore:
@@ -28,6 +28,10 @@ class MemoryStore:
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         data = self._find(key)[0]
         return data[offset:] if length is None else data[offset : offset + length]
+
+    def errand(self, key: str, size: int) -> Errand | None:
+        """None: there is nothing to wait for."""
+        return None
 
     def put(self, key: str, data: Buffer) -> None:
         with self._lock:

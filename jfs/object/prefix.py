@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from jfs.object.decorator import Decorator
-from jfs.object.store import Buffer, ObjectInfo, ObjectStore
+from jfs.object.store import Buffer, Errand, ObjectInfo, ObjectStore
 
 
 class Prefix(Decorator):
@@ -21,6 +21,9 @@ class Prefix(Decorator):
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         return self.inner.get(self._prefix + key, offset, length)
+
+    def errand(self, key: str, size: int) -> Errand | None:
+        return self.inner.errand(self._prefix + key, size)
 
     def put(self, key: str, data: Buffer) -> None:
         self.inner.put(self._prefix + key, data)

@@ -23,9 +23,10 @@ import google_crc32c
 import msgspec
 
 from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull
-from jfs.object.connections import Answer, Connections
+from jfs.object.connections import Connections
+from jfs.object.links import Answer, Exchange
 from jfs.object.sigv4 import Keys, Signer, path_of, query_of
-from jfs.object.store import Buffer, ObjectInfo, RequestOptions
+from jfs.object.store import Buffer, Errand, ObjectInfo, RequestOptions
 from jfs.object.vendors import AWS, DEFAULT_REGION, Place, environment_region
 
 CHECKSUM: Final = "x-amz-meta-crc32c"
@@ -56,10 +57,19 @@ class Refused(StoreError):
 class S3Store:
     """A bucket.  Safe to share between threads."""
 
-    def __init__(self, place: Place, keys: Callable[[], Keys | None], options: RequestOptions | None = None) -> None:
+    def __init__(
+        self,
+        place: Place,
+        keys: Callable[[], Keys | None],
+        options: RequestOptions | None = None,
+        *,
+        keys_at_hand: bool = False,
+    ) -> None:
+        """`keys_at_hand`: asking for the keys takes no waiting."""
         self.place = place
         self.options = options or RequestOptions()
         self._keys = keys
+        self._keys_at_hand = keys_at_hand
         self._lock = threading.Lock()
         self._reach: tuple[Connections, Signer, str] | None = None
         if place.region:
@@ -107,9 +117,9 @@ class S3Store:
             raise StoreError(f"{call}: {self.place.host}: {_words(error)}") from error
         if answer.status // 100 == 2:
             return answer
-        raise self._refusal(call, key, answer)
+        raise self.refusal(call, key, answer)
 
-    def _refusal(self, call: str, key: str, answer: Answer) -> StoreError:
+    def refusal(self, call: str, key: str, answer: Answer) -> StoreError:
         code, message = parse_error(answer.body)
         if answer.status == 404 and key and (code in MISSING or not answer.body):
             return ObjectMissing(f"{key}: {call}: no such object")
@@ -180,11 +190,28 @@ class S3Store:
     def _get_whole(self, key: str) -> bytes:
         for _ in range(2):  # what was damaged on its way comes well the second time
             answer = self._call("GetObject", "GET", key)
-            expected = answer.headers.get(CHECKSUM)
-            if expected is None or not self.place.checksum or expected == checksum(answer.body):
+            if self.intact(answer):
                 return answer.body
             log.warning("object %s does not match its checksum", key)
         raise BadObject(f"{key}: its bytes do not match the checksum in its metadata")
+
+    def intact(self, answer: Answer) -> bool:
+        """Whether an object's bytes are those of its checksum, where it has one and it counts."""
+        expected = answer.headers.get(CHECKSUM)
+        return expected is None or not self.place.checksum or expected == checksum(answer.body)
+
+    def errand(self, key: str, size: int) -> Errand | None:
+        """On a kept connection, so there are as many as threads have needed before; None over TLS, which is work."""
+        if self._reach is None or not self._keys_at_hand:
+            return None
+        connections, signer, prefix = self._reach
+        path = prefix + path_of(key)[1:]
+        try:
+            exchange = connections.begin(path, signer.headers("GET", path), size=size, timeout=self.options.get_timeout)
+        except OSError as error:
+            log.debug("GetObject: %s: %s", self.place.host, _words(error))
+            return None
+        return None if exchange is None else _GetErrand(self, key, exchange)
 
     def put(self, key: str, data: Buffer) -> None:
         headers = {"content-type": "application/octet-stream"}
@@ -237,6 +264,31 @@ class S3Store:
     def close(self) -> None:
         if self._reach is not None:
             self._reach[0].close()
+
+
+class _GetErrand:
+    """A GET under way, for the loop."""
+
+    def __init__(self, store: S3Store, key: str, exchange: Exchange) -> None:
+        self.deadline = exchange.deadline
+        self.fileno = exchange.fileno
+        self.drop = exchange.drop
+        self._store = store
+        self._key = key
+        self._exchange = exchange
+
+    def go_on(self) -> bytes | None:
+        try:
+            answer = self._exchange.go_on()
+        except (OSError, http.client.HTTPException) as error:
+            raise StoreError(f"GetObject: {self._store.place.host}: {_words(error)}") from error
+        if answer is None:
+            return None
+        if answer.status != 200:
+            raise self._store.refusal("GetObject", self._key, answer)
+        if not self._store.intact(answer):
+            raise BadObject(f"{self._key}: its bytes do not match the checksum in its metadata")
+        return answer.body
 
 
 def ask_region(place: Place, timeout: float) -> str:

@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Sequence
 
 from jfs.errors import UserError
-from jfs.object.store import Buffer, ObjectInfo, ObjectStore
+from jfs.object.store import Buffer, Errand, ObjectInfo, ObjectStore
 
 
 def shard_of(key: str, shards: int) -> int:
@@ -43,6 +43,9 @@ class Sharded:
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         return self._of(key).get(key, offset, length)
+
+    def errand(self, key: str, size: int) -> Errand | None:
+        return self._of(key).errand(key, size)
 
     def put(self, key: str, data: Buffer) -> None:
         self._of(key).put(key, data)

@@ -30,6 +30,24 @@ class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
     storage_class: str = ""
 
 
+class Errand(Protocol):
+    """An object on its way, for who must not wait; exactly one of a `go_on` that ends it and `drop` comes last."""
+
+    deadline: float
+    """On the monotonic clock: nothing is worth waiting for after it."""
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable when there is something to take."""
+        ...
+
+    def go_on(self) -> bytes | None:
+        """Take what has come: all of the object, or None while it has not.  Raises StoreError."""
+        ...
+
+    def drop(self) -> None:
+        """Give it up."""
+
+
 class ObjectStore(Protocol):
     """A bucket, or a part of one."""
 
@@ -46,6 +64,13 @@ class ObjectStore(Protocol):
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         """The object's bytes in [offset, offset+length), fewer at its end.  Raises ObjectMissing, StoreError."""
+        ...
+
+    def errand(self, key: str, size: int) -> Errand | None:
+        """Ask for the whole object, of `size` bytes, without waiting.  None: not now, or not here; `get` is the way.
+
+        Only for small objects: what comes is checked by `go_on`.  Nothing is tried again.
+        """
         ...
 
     def put(self, key: str, data: Buffer) -> None:

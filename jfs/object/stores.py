@@ -64,14 +64,15 @@ def _open_one(storage: str, bucket: str, options: StoreOptions) -> ObjectStore:
 
 
 def _open_s3(storage: str, bucket: str, options: StoreOptions) -> ObjectStore:
-    from jfs.object.credentials import key_source
+    from jfs.object.credentials import AwsChain, key_source
     from jfs.object.s3 import S3Store
     from jfs.object.vendors import parse_place
 
     place = parse_place(storage, bucket)
     keys = key_source(storage, options.access_key, options.secret_key, options.session_token)
     connections = max(options.connections // max(options.shards, 1), FEWEST_CONNECTIONS)
-    return S3Store(place, keys, msgspec.structs.replace(options, connections=connections))
+    at_hand = not isinstance(keys, AwsChain)
+    return S3Store(place, keys, msgspec.structs.replace(options, connections=connections), keys_at_hand=at_hand)
 
 
 def volume_part(bucket: ObjectStore, volume: str, io_retries: int = 10, limits: Limits | None = None) -> ObjectStore:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from jfs.errors import UserError
-from jfs.object.connections import HEAD, IDLE_S, Connections, Tls, parse_head
+from jfs.object.connections import IDLE_S, Connections, Tls
+from jfs.object.links import HEAD, parse_head
 from tests.object.fake_s3 import FakeS3, Reply, Request, make_certificate
 
 

@@ -139,6 +139,7 @@ def test_the_store_holds_no_plain_bytes() -> None:
     assert inner.head("k").size == store.head("k").size == 700 + store.overhead
     assert [info.size for info in store.list()] == [700 + store.overhead]
     assert store.local_path("k") is None
+    assert store.errand("k", 700) is None
     assert store.describe() == "mem://bucket/(encrypted)"
 
 

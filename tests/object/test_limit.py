@@ -2,12 +2,15 @@
 
 import threading
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 
 from jfs.errors import ObjectMissing
 from jfs.object.limit import BYTES_PER_MEGABIT, LEAST_PIECE, Bandwidth, Limit, Limits
 from jfs.object.memory import MemoryStore
+from jfs.object.prefix import Prefix
+from jfs.object.store import Errand
 from tests.deadline import eventually
 
 MEGABYTE = 1_000_000
@@ -202,10 +205,17 @@ def test_bytes_do_not_go_past_a_limit() -> None:
         def local_path(self, key: str) -> str | None:
             return f"/objects/{key}"
 
+        def errand(self, key: str, size: int) -> Errand | None:
+            return cast(Errand, f"{size} bytes of {key}")
+
     limits = Limits()
     store = Limit(Local(), limits)
     assert store.local_path("k") == "/objects/k"
+    assert Prefix(store, "v/").errand("k", 7) == "7 bytes of v/k"
     limits.follow(1, 0)
     assert store.local_path("k") is None
+    assert store.errand("k", 7) == "7 bytes of k"
+    limits.follow(0, 1)
+    assert store.errand("k", 7) is None
     limits.follow(0, 0)
     assert store.local_path("k") == "/objects/k"
