@@ -88,10 +88,40 @@ def check_common(root: Path, reports: list[dict[str, dict[str, int | str]]]) -> 
         assert len(lines) == added[f"log-{number}"]
 
 
-def tree(root: Path) -> dict[str, dict[str, Node] | Node]:
-    """What a mount shows, without what the program itself puts into the root."""
-    names = [name for name in os.listdir(root) if not name.startswith(".")]
-    return {name: snapshot(root / name) if (root / name).is_dir() else describe(str(root / name)) for name in names}
+def tree(root: Path) -> dict[str, Node]:
+    """What a mount shows, by path, without what the program itself puts into the root."""
+    shown: dict[str, Node] = {}
+    for name in os.listdir(root):
+        if not name.startswith("."):
+            shown[name] = describe(str(root / name))
+            shown.update((f"{name}/{below}", node) for below, node in snapshot(root / name).items())
+    return shown
+
+
+def differences(roots: list[Path]) -> list[str]:
+    """The names that not all mounts show alike."""
+    first, *others = (tree(root) for root in roots)
+    return [
+        f"{root}/{name}: {other.get(name)}, on {roots[0]}: {first.get(name)}"
+        for root, other in zip(roots[1:], others, strict=True)
+        for name in sorted(first.keys() | other.keys())
+        if other.get(name) != first.get(name)
+    ]
+
+
+def check_trees(roots: list[Path]) -> None:
+    """All mounts come to show the same."""
+    found: list[str] = []
+
+    def same() -> bool:
+        found[:] = differences(roots)
+        return not found
+
+    try:
+        eventually(same, 60, "all mounts show the same tree")
+    except AssertionError as error:
+        error.add_note("\n".join(found))
+        raise
 
 
 @pytest.mark.timeout(240 + 5 * SECONDS)
@@ -114,7 +144,7 @@ def test_a_crowd_at_work(
             mount.expect_log(r"write inode:\d+ indx:\d+ no such file")  # it was removed elsewhere meanwhile
         reports = crowd(volume, mounts, uncached=uncached, trash=trash > 0)
         roots = [mount.path for mount in mounts]
-        eventually(lambda: all(tree(root) == tree(roots[0]) for root in roots[1:]), 20, "all mounts show the same tree")
+        check_trees(roots)
         for root in roots:
             check_private(root, reports)
             check_common(root, reports)
