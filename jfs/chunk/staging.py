@@ -1,8 +1,9 @@
 """Writeback's books: which blocks are staged, which of them is to be uploaded next, and whether one more may be staged.
 
 Strategy: the state lives on the trio loop; only file calls on large blocks go to threads.  The oldest block is due first, once
-`--upload-delay` and `--upload-hours` let it; a disk that runs full, and a mount that is being drained, override both.  A block
-stays in the books until the store has it for good (`uploader` sees to that) or until it is removed.
+`--upload-delay` and `--upload-hours` let it, and then once the writers of the moment do (`pacing`); a disk that runs full, and a
+mount that is being drained, override all three.  A block stays in the books until the store has it for good (`uploader` sees to
+that) or until it is removed.
 
 What is not staged goes to the store at once: while the folder's disk is short of room (half of `--free-space-ratio`) or fails,
 while `--max-stage-write` blocks are being staged already, and while the mount is drained.
@@ -21,6 +22,7 @@ import trio
 from jfs.chunk.cache import DiskCache
 from jfs.chunk.hours import parse_hours
 from jfs.chunk.options import ChunkOptions
+from jfs.chunk.pacing import Pace
 from jfs.chunk.staging_dir import Found, StagingDir
 from jfs.chunk.stats import StagingCounts
 from jfs.errors import StoreError
@@ -29,6 +31,9 @@ from jfs.units import show_size
 
 PRESSED: Final = 0.5
 """Of `--free-space-ratio`: with less than that free nothing more is staged (the peer's figure)."""
+
+CROWDED: Final = 0.5
+"""Of `--max-stage-write`: with more blocks being staged at once uploads no longer yield."""
 
 REST_S: Final = 1.0
 LONGEST_REST_S: Final = 60.0
@@ -97,7 +102,11 @@ class Staging:
         self._writers = trio.CapacityLimiter(WRITERS)
         self._due = trio.lowlevel.ParkingLot()
         self._settled = trio.lowlevel.ParkingLot()
+        self._pace = Pace()
+        self._short = False
+        """A disk has less than `--free-space-ratio` free: uploads no longer yield."""
         self._pressed = False
+        """It has so little that nothing more is staged, and no delay counts."""
         self.scanned = False
         """Whether the books hold all that earlier mounts left."""
         self.draining = False
@@ -151,6 +160,7 @@ class Staging:
         folder = self._folder_for(key, len(data))
         if folder is None:
             return False
+        self._pace.staged(self._clock())
         self.counts.writing += 1
         self._moving.add(key)
         try:
@@ -166,7 +176,9 @@ class Staging:
             self._moving.discard(key)
         self._rests[folder.cache.folder].failures = 0
         self.counts.write_bytes += len(data)
-        self._add(Staged(folder, key, len(data), self._clock(), attempted=False))
+        now = self._clock()
+        self._pace.staged(now)
+        self._add(Staged(folder, key, len(data), now, attempted=False))
         return True
 
     def _folder_for(self, key: str, size: int) -> StagingDir | None:
@@ -183,20 +195,24 @@ class Staging:
 
     def _has_room(self, folder: StagingDir) -> bool:
         try:
-            enough = folder.free_share() >= self._options.free_space_ratio * PRESSED
+            free = folder.free_share()
         except OSError as error:
             self.rest(folder, "look for free space", error)
             return False
-        if not enough and not self._pressed:
-            self._pressed = True
-            self._due.unpark_all()  # what is staged makes room, whatever the delay
-        return enough
+        wanted = self._options.free_space_ratio
+        short, pressed = free < wanted, free < wanted * PRESSED
+        if short > self._short or pressed > self._pressed:
+            self._short |= short
+            self._pressed |= pressed
+            self._due.unpark_all()  # what is staged makes room
+        return not pressed
 
     def look_for_room(self) -> None:
         """Now and then: whether a disk is still, or again, short of room."""
         if self._blocks:
             now = self._clock()
             awake = [folder for path, folder in self._dirs.items() if self._rests[path].until <= now]
+            self._short = False
             self._pressed = not all(self._has_room(folder) for folder in awake)
 
     def rest(self, folder: StagingDir, what: str, error: OSError | StoreError) -> None:
@@ -261,12 +277,17 @@ class Staging:
 
     def _wait(self, block: Staged) -> float:
         """Seconds until the block may be uploaded."""
-        if self.draining or self._pressed or not self._options.writeback:
+        options = self._options
+        if self.draining or self._pressed or not options.writeback:
             return 0.0
         now = self._clock()
-        delay = self._options.upload_delay
+        delay = options.upload_delay
         left = min(max(block.since + delay - now, 0.0), delay)  # a clock that was set back delays nothing further
-        return max(left, self._hours.wait(now + left) + left if self._hours is not None else 0.0)
+        wait = max(left, self._hours.wait(now + left) + left if self._hours is not None else 0.0)
+        crowded = self.counts.writing > options.max_stage_write * CROWDED > 0
+        if wait > 0 or self._short or crowded:
+            return wait
+        return self._pace.wait(now, block.since + delay, len(self._busy))
 
     def _skip_void(self) -> None:
         while self._queue and self._queue[0][1] != self._queue[0][2].ticket:
@@ -292,7 +313,10 @@ class Staging:
     def _end_upload(self, block: Staged) -> None:
         block.uploading = False
         self._busy.discard(block)
+        self._pace.ended(self._clock())
         self._settled.unpark_all()
+        if self._queue:
+            self._due.unpark()
 
     def give_all_back(self) -> None:
         """Nobody uploads any more."""
