@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -13,15 +13,24 @@ REMEMBERED: Final = 100_000
 """Files whose state at the last open is remembered, for the kernel's page cache."""
 
 
+class Asked(NamedTuple):
+    """A question to the metadata for attributes: the how manieth of this mount, and the file's `changes` at that time."""
+
+    number: int
+    changes: int
+
+
 class OpenFile:
     """One open inode, shared by its handles."""
 
-    __slots__ = ("attr", "changes", "ino", "length", "opens", "records", "version", "writer")
+    __slots__ = ("_answered", "attr", "changes", "ino", "length", "opens", "records", "version", "writer")
 
-    def __init__(self, ino: Ino, attr: Attr, context: WriteContext) -> None:
+    def __init__(self, ino: Ino, attr: Attr, asked: Asked, context: WriteContext) -> None:
         self.ino = ino
         self.attr = attr
         """As the metadata last said."""
+        self._answered = asked.number
+        """The youngest question that was answered."""
         self.length = attr.length
         """With the unflushed writes."""
         self.changes = 0
@@ -42,14 +51,16 @@ class OpenFile:
             attr, length=max(attr.length, self.length), mtime_ns=max(attr.mtime_ns, writer.mtime_ns)
         )
 
-    def refresh(self, attr: Attr, asked_at: int) -> bool:
-        """Take in what the metadata said when `changes` was `asked_at`; whether others have changed the file's bytes.
+    def refresh(self, attr: Attr, asked: Asked) -> bool:
+        """Take in what the metadata said when it was `asked`; whether others have changed the file's bytes.
 
-        What this mount has changed since knows better.
+        What this mount has changed since knows better, and so does the answer to a younger question: answers may come in
+        another order.
         """
         known = self.attr
-        if asked_at != self.changes:
+        if asked.changes != self.changes or asked.number < self._answered:
             return False
+        self._answered = asked.number
         self.attr = attr
         if known.mtime_ns == attr.mtime_ns and known.length == attr.length:
             return False
@@ -92,6 +103,7 @@ class OpenFileTable:
     def __init__(self, context: WriteContext) -> None:
         self._context = context
         self._files: dict[Ino, OpenFile] = {}
+        self._questions = 0
         self._last_states: OrderedDict[Ino, tuple[int, int, int]] = OrderedDict()
 
     def get(self, ino: Ino) -> OpenFile | None:
@@ -100,11 +112,17 @@ class OpenFileTable:
     def __iter__(self) -> Iterator[OpenFile]:
         return iter(self._files.values())
 
-    def enter(self, ino: Ino, attr: Attr) -> OpenFile:
+    def ask(self, ino: Ino | None = None) -> Asked:
+        """Attributes are about to be asked for, of an inode that may be open; None: which one is not known yet."""
+        self._questions += 1
+        file = None if ino is None else self._files.get(ino)
+        return Asked(self._questions, 0 if file is None else file.changes)
+
+    def enter(self, ino: Ino, attr: Attr, asked: Asked) -> OpenFile:
         """One more handle on the inode."""
         file = self._files.get(ino)
         if file is None:
-            file = self._files[ino] = OpenFile(ino, attr, self._context)
+            file = self._files[ino] = OpenFile(ino, attr, asked, self._context)
         else:
             file.opens += 1
         return file

@@ -27,7 +27,7 @@ from jfs.vfs.cleaner import Cleaner
 from jfs.vfs.compactor import Compactor
 from jfs.vfs.directories import DirHandle, DirRow
 from jfs.vfs.durability import Durability
-from jfs.vfs.files import OpenFile, OpenFileTable
+from jfs.vfs.files import Asked, OpenFile, OpenFileTable
 from jfs.vfs.handles import Handle, HandleTable
 from jfs.vfs.open_cache import OpenCache
 from jfs.vfs.reader import Reader
@@ -222,7 +222,7 @@ class Vfs:
         known = self.open_cache.attr(ino)
         if known is not None:
             return known if file is None else file.shown(known)
-        asked_at = file.changes if file is not None else 0
+        asked = self.files.ask(ino)
         changes = self.open_cache.changes
         try:
             attr = await self.meta.getattr(ino)
@@ -235,7 +235,7 @@ class Vfs:
         if file is None:
             return attr
         self.open_cache.saw(ino, attr, changes)
-        self._refresh(file, attr, asked_at)
+        self._refresh(file, attr, asked)
         return file.shown(file.attr)
 
     async def setattr(self, cred: Cred, ino: Ino, fh: int | None, change: AttrChange, size: int | None) -> Attr:
@@ -277,8 +277,8 @@ class Vfs:
         file = self.files.get(entry.ino)
         return entry if file is None or not file.writer.dirty else Entry(entry.ino, file.shown(entry.attr))
 
-    def _refresh(self, file: OpenFile, attr: Attr, asked_at: int) -> None:
-        if file.refresh(attr, asked_at):
+    def _refresh(self, file: OpenFile, attr: Attr, asked: Asked) -> None:
+        if file.refresh(attr, asked):
             self.on_changed(file.ino)
 
     async def statfs(self) -> StatFs:
@@ -308,8 +308,9 @@ class Vfs:
 
     async def create(self, cred: Cred, parent: Ino, name: bytes, mode: int, flags: int) -> tuple[Entry, Handle]:
         self.special.refuse_creation(parent, name)
+        asked = self.files.ask()
         entry = await self.meta.create(cred, parent, name, mode, flags)
-        file = self._enter(entry.ino, entry.attr)
+        file = self._enter(entry.ino, entry.attr, asked)
         handle = self._new_handle(cred, file, flags)
         if flags & os.O_TRUNC and handle.writable and entry.attr.length:
             await self._empty(cred, handle, entry.ino)
@@ -318,8 +319,7 @@ class Vfs:
     async def open(self, cred: Cred, ino: Ino, flags: int) -> Handle:
         if is_special(ino):
             return self.handles.add_special(self.special.open(cred, ino, flags))
-        known = self.files.get(ino)
-        asked_at = known.changes if known is not None else 0
+        asked = self.files.ask(ino)
         changes = self.open_cache.changes
         believed = False
 
@@ -332,24 +332,24 @@ class Vfs:
         attr = await self.meta.open(cred, ino, flags, known_attr if self.open_cache.seconds > 0 else None)
         if not believed:
             self.open_cache.saw(ino, attr, changes)
-        file = self._enter(ino, attr, asked_at, believed=believed)
+        file = self._enter(ino, attr, asked, believed=believed)
         handle = self._new_handle(cred, file, flags)
         if flags & os.O_TRUNC and handle.writable:
             await self._empty(cred, handle, ino)
         handle.keep_cache = not handle.direct_io and self.files.unchanged_since_last_open(ino, attr)
         return handle
 
-    def _enter(self, ino: Ino, attr: Attr, asked_at: int = 0, *, believed: bool = False) -> OpenFile:
+    def _enter(self, ino: Ino, attr: Attr, asked: Asked, *, believed: bool = False) -> OpenFile:
         """One more handle on the inode: what others closed before this open must be seen, whoever wrote last.
 
         Unless `believed` attributes are enough for this open.
         """
         known = self.files.get(ino)
-        file = self.files.enter(ino, attr)
+        file = self.files.enter(ino, attr, asked)
         if known is None:
             file.records = self.open_cache.records(ino)
         elif not believed:
-            self._refresh(file, attr, asked_at)
+            self._refresh(file, attr, asked)
             file.forget_records()
         return file
 
@@ -383,8 +383,8 @@ class Vfs:
             raise FsError(errno.EBADF)
         try:
             if offset + size > file.length and self.open_cache.attr(file.ino) is None:
-                asked_at = file.changes
-                self._refresh(file, await self.meta.getattr(file.ino, fresh=True), asked_at)
+                asked = self.files.ask(file.ino)
+                self._refresh(file, await self.meta.getattr(file.ino, fresh=True), asked)
             self.compactor.requests += 1
             return await self.reader.read(file, handle, offset, size)
         except (StoreError, CorruptRecord, OSError) as error:
