@@ -5,95 +5,108 @@ Names that end in `-absent` do not exist; every other name is a file of a gibiby
 
 import errno
 import os
-import stat
 import sys
+from collections import Counter
 from typing import Any
 
-import pyfuse3
 import trio
 
-from jfs.fuse import mounting, polling
+from jfs.errors import FsError
+from jfs.fuse import device, mounting, replies, requests
+from jfs.fuse.kernel import Op
+from jfs.fuse.replies import Replies, Timeouts
+from jfs.fuse.session import Row, Session
+from jfs.meta.types import ROOT_INO, TYPE_DIR, TYPE_FILE, Attr, Cred, Entry, Ino
+from jfs.meta.usage import StatFs
+from jfs.vfs.handles import Handle
 
 SIZE = 1 << 30
-ZEROS = bytes(1 << 20)
+MOST = 1 << 20
+ZEROS = memoryview(bytes(MOST))
+ROOT = Attr(type=TYPE_DIR, mode=0o755, nlink=2, length=4096)
+FILE = Attr(type=TYPE_FILE, mode=0o644, length=SIZE)
 
 
-class Nothing(pyfuse3.Operations):
+class Nothing:
     """Answers at once."""
 
+    active = False
+
     def __init__(self) -> None:
-        super().__init__()
         self._inodes: dict[bytes, int] = {}
+        self._room = memoryview(bytearray(MOST))
+        self.landed: memoryview | None = None
 
-    def _attr(self, inode: int) -> pyfuse3.EntryAttributes:
-        attr = pyfuse3.EntryAttributes()
-        root = inode == pyfuse3.ROOT_INODE
-        attr.st_ino = inode
-        attr.generation = 0
-        attr.entry_timeout = attr.attr_timeout = 1.0
-        attr.st_mode = stat.S_IFDIR | 0o755 if root else stat.S_IFREG | 0o644
-        attr.st_nlink = 2 if root else 1
-        attr.st_size = 4096 if root else SIZE
-        attr.st_blksize = 4096
-        return attr
+    def room(self) -> memoryview:
+        self.landed = None
+        return self._room
 
-    def _opened(self, inode: int, flags: int) -> pyfuse3.FileInfo:
-        return pyfuse3.FileInfo(fh=inode, direct_io=flags & os.O_ACCMODE == os.O_WRONLY)
+    def rows(self) -> dict[Op, Row]:
+        reply = Replies(Timeouts())
+        write = lambda buffer, size, ino, cred: requests.write(self, buffer, size, ino, cred)  # noqa: E731
+        return {
+            Op.LOOKUP: Row("lookup", requests.name, self.lookup, reply.entry),
+            Op.GETATTR: Row("getattr", requests.inode, self.getattr, reply.attr),
+            Op.SETATTR: Row("setattr", requests.asked_inode, self.setattr, reply.attr),
+            Op.CREATE: Row("create", requests.create, self.create, reply.created),
+            Op.OPEN: Row("open", requests.flags, self.open, replies.opened),
+            Op.READ: Row("read", requests.read, self.read, _as_it_is),
+            Op.WRITE: Row("write", write, self.write, replies.wrote),
+            Op.FLUSH: Row("flush", requests.handle, self.nothing, replies.nothing),
+            Op.RELEASE: Row("release", requests.handle, self.nothing, replies.nothing),
+            Op.STATFS: Row("statfs", requests.no_more, self.statfs, replies.statfs),
+        }
 
-    async def lookup(self, parent_inode: int, name: bytes, ctx: Any = None) -> pyfuse3.EntryAttributes:
+    async def lookup(self, cred: Cred, parent: Ino, name: bytes) -> Entry:
         if name.endswith(b"-absent") and name not in self._inodes:
-            raise pyfuse3.FUSEError(errno.ENOENT)
-        return self._attr(self._inodes.setdefault(name, len(self._inodes) + 2))
+            raise FsError(errno.ENOENT)
+        return Entry(self._inodes.setdefault(name, len(self._inodes) + 2), FILE)
 
-    async def getattr(self, inode: int, ctx: Any = None) -> pyfuse3.EntryAttributes:
-        return self._attr(inode)
+    async def getattr(self, ino: Ino) -> tuple[Ino, Attr]:
+        return ino, ROOT if ino == ROOT_INO else FILE
 
-    async def setattr(self, inode: int, attr: Any, fields: Any, fh: Any, ctx: Any) -> pyfuse3.EntryAttributes:
-        return self._attr(inode)
+    async def setattr(self, cred: Cred, ino: Ino) -> tuple[Ino, Attr]:
+        return ino, FILE
 
-    async def create(
-        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Any
-    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-        inode = self._inodes.setdefault(name, len(self._inodes) + 2)
-        return self._opened(inode, flags), self._attr(inode)
+    async def create(self, cred: Cred, parent: Ino, name: bytes, mode: int, flags: int) -> tuple[Entry, Handle]:
+        ino = self._inodes.setdefault(name, len(self._inodes) + 2)
+        return Entry(ino, FILE), await self.open(cred, ino, flags)
 
-    async def open(self, inode: int, flags: int, ctx: Any) -> pyfuse3.FileInfo:
-        return self._opened(inode, flags)
+    async def open(self, cred: Cred, ino: Ino, flags: int) -> Handle:
+        access = flags & os.O_ACCMODE
+        return Handle(ino, None, readable=access != os.O_WRONLY, writable=access != os.O_RDONLY)
 
-    async def read(self, fh: int, off: int, size: int) -> bytes:
-        return ZEROS[: max(0, min(size, SIZE - off))]
+    async def read(self, fh: int, offset: int, size: int) -> memoryview:
+        return ZEROS[: max(0, min(size, SIZE - offset))]
 
-    async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return len(buf)
+    async def write(self, fh: int, offset: int, data: memoryview, cached: bool) -> int:
+        return len(data)
 
-    async def flush(self, fh: int) -> None:
+    async def nothing(self, fh: int) -> None:
         pass
 
-    async def release(self, fh: int) -> None:
-        pass
+    async def statfs(self) -> StatFs:
+        return StatFs(1 << 40, 0, 1 << 40, 0, 1 << 20)
 
-    async def access(self, inode: int, mode: int, ctx: Any) -> bool:
-        return True
+    async def served(self, row: Row, who: tuple[int, int, int], ino: Ino, args: tuple[Any, ...]) -> Any:
+        return await row.handler(*args)
 
-    async def statfs(self, ctx: Any) -> pyfuse3.StatvfsData:
-        return pyfuse3.StatvfsData()
+
+def _as_it_is(data: memoryview) -> memoryview:
+    return data
 
 
 async def serve(path: str) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.to_thread.run_sync, mounting.tune_kernel, path)
-        await pyfuse3.main(min_tasks=1, max_tasks=64)
-
-
-def main() -> None:
-    path = sys.argv[1]
-    polling.install()
-    pyfuse3.init(Nothing(), path, mounting.kernel_options([], name="nothing", read_only=False))
+    options = mounting.kernel_options([], name="nothing", read_only=False)
+    mounted = device.mount(path, options)
+    nothing = Nothing()
     try:
-        trio.run(serve, path)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, mounting.tune_kernel, path)
+            await Session(mounted.fd, nothing.rows(), nothing, Counter(), nothing).serve()
     finally:
-        pyfuse3.close(unmount=mounting.mounted_as(path) is not None)
+        mounted.close()
 
 
 if __name__ == "__main__":
-    main()
+    trio.run(serve, sys.argv[1])

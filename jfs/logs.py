@@ -87,14 +87,6 @@ def set_up(*, level: int = logging.INFO, log_id: str = "", colour: bool | None =
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    logging.getLogger("pyfuse3").setLevel(max(level, logging.WARNING))
-    logging.getLogger("pyfuse3._pyfuse3").addFilter(is_no_late_reply)
-
-
-def is_no_late_reply(record: logging.LogRecord) -> bool:
-    """A file that was closed just before the unmount: by the time of the answer the kernel has forgotten the request."""
-    text = record.getMessage()
-    return not (text.startswith("fuse_release") and text.endswith("No such file or directory"))
 
 
 def add_syslog() -> None:

@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-import pyfuse3
 import trio
 
 import jfs
 from jfs.errors import CorruptRecord, FsError, StoreError, UserError
-from jfs.fuse import mounting, polling
-from jfs.fuse.adapter import Adapter, Timeouts
+from jfs.fuse import device, mounting
+from jfs.fuse.adapter import Adapter
+from jfs.fuse.replies import Timeouts
+from jfs.fuse.session import Session
 from jfs.meta import inodes, volume_format
 from jfs.meta.client import ClientOptions
 from jfs.meta.run import read
@@ -158,14 +159,18 @@ class Mounted:
         if meta.sid:
             log.info("Create session %d OK with version: %s", meta.sid, jfs.CLIENT_VERSION)
         log.info('Mounting volume %s at "%s" ...', name, self._path)
-        polling.install()
         adapter = self._adapter()
         try:
-            pyfuse3.init(adapter, self._path, self._options["kernel_options"])
-        except RuntimeError as error:
+            mounted = device.mount(self._path, self._options["kernel_options"])
+        except UserError:
             await meta.close_session()
-            raise UserError(f"cannot mount on {self._path}: {error}") from error
-        await self._serve_kernel()
+            raise
+        session = Session(mounted.fd, adapter.rows(), adapter, self._vfs.requests, self._vfs.landing)
+        adapter.forget_attr = session.forget_attr
+        try:
+            await self._serve_kernel(session)
+        finally:
+            mounted.close()
         if not self._code:
             log.info('The juicefs mount process exit successfully, mountpoint: "%s"', self._path)
         return self._code
@@ -180,21 +185,18 @@ class Mounted:
         )
         return Adapter(self._vfs, timeouts, xattrs=options["enable_xattr"])
 
-    async def _serve_kernel(self) -> None:
-        try:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(self._watch_signals)
-                await nursery.start(self._vfs.run)
-                nursery.start_soon(self._announce)
-                nursery.start_soon(self._stop_on_request)
-                settle()
-                await pyfuse3.main(min_tasks=1, max_tasks=64)
-                with trio.CancelScope(shield=True):
-                    await self._end()
-                self._volume.limits.stop()  # what waits for its turn now is only read-ahead
-                nursery.cancel_scope.cancel()
-        finally:
-            pyfuse3.close(unmount=mounting.mounted_as(self._path) is not None)
+    async def _serve_kernel(self, session: Session) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._watch_signals)
+            await nursery.start(self._vfs.run)
+            nursery.start_soon(self._announce)
+            nursery.start_soon(self._stop_on_request, session)
+            settle()
+            await session.serve()
+            with trio.CancelScope(shield=True):
+                await self._end()
+            self._volume.limits.stop()  # what waits for its turn now is only read-ahead
+            nursery.cancel_scope.cancel()
 
     async def _end(self) -> None:
         """Nothing comes from the kernel any more: store what is buffered."""
@@ -226,7 +228,7 @@ class Mounted:
                 log.info("Received signal %s, exiting...", (signal.strsignal(number) or str(number)).lower())
                 self._stopping.set()
 
-    async def _stop_on_request(self) -> None:
+    async def _stop_on_request(self, session: Session) -> None:
         """Unmount; a file that stays open is served a little longer, then the session ends."""
         await self._stopping.wait()
         if await trio.to_thread.run_sync(mounting.unmount, self._path) is not None:
@@ -235,7 +237,7 @@ class Mounted:
         else:
             await trio.sleep(1.0)
         self._volume.limits.download.stop()  # readers that are still there shall not hold up the end
-        pyfuse3.terminate()
+        session.stop()
 
 
 def settle() -> None:

@@ -1,15 +1,17 @@
 """What `.accesslog` says of each kind of request: its arguments as the field writes them, and what it gave.
 
-A row takes the handler's arguments without the request's context, and its result; rows not listed show nothing but numbers.
+A row takes the handler's arguments, without who asks, and its result; rows not listed show nothing but numbers.
 """
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from pyfuse3 import EntryAttributes, FileInfo
+from jfs.meta.inodes import AttrChange
+from jfs.meta.types import S_IFMT_OF, Attr, Entry, Ino
 
 Row = tuple[Callable[..., str], Callable[[Any], str]]
+NANO: Final = 1_000_000_000
 
 
 def _name(name: bytes) -> str:
@@ -20,17 +22,17 @@ def _mode(mode: int) -> str:
     return f"{stat.filemode(mode)}:{mode:07o}"
 
 
-def _attr(reply: EntryAttributes) -> str:
-    times = ",".join(str(ns // 1_000_000_000) for ns in (reply.st_atime_ns, reply.st_mtime_ns, reply.st_ctime_ns))
-    return f"[{_mode(reply.st_mode)},{reply.st_nlink},{reply.st_uid},{reply.st_gid},{times},{reply.st_size}]"
+def _attr(attr: Attr) -> str:
+    times = ",".join(str(ns // NANO) for ns in (attr.atime_ns, attr.mtime_ns, attr.ctime_ns))
+    return f"[{_mode(S_IFMT_OF[attr.type] | attr.mode)},{attr.nlink},{attr.uid},{attr.gid},{times},{attr.length}]"
 
 
-def _entry(reply: EntryAttributes) -> str:
-    return f": ({reply.st_ino},{_attr(reply)})"
+def _entry(entry: Entry) -> str:
+    return f": ({entry.ino},{_attr(entry.attr)})" if entry.ino else ""
 
 
-def _created(reply: tuple[FileInfo, EntryAttributes]) -> str:
-    return f"{_entry(reply[1])} [fh:{reply[0].fh}]"
+def _created(made: tuple[Entry, Any]) -> str:
+    return f"{_entry(made[0])} [fh:{made[1].fh}]"
 
 
 def _handle(reply: Any) -> str:
@@ -49,24 +51,25 @@ def _numbers(*args: Any) -> str:
     return ",".join(_name(each) if isinstance(each, bytes) else str(each) for each in args)
 
 
-def _set(ino: int, attr: EntryAttributes, fields: Any, fh: int | None) -> str:
+def _set(ino: Ino, fh: int | None, change: AttrChange, size: int | None, atime_now: bool, mtime_now: bool) -> str:
+    now = "now"
     shown = (
-        ("mode", fields.update_mode, _mode(attr.st_mode)),
-        ("uid", fields.update_uid, attr.st_uid),
-        ("gid", fields.update_gid, attr.st_gid),
-        ("size", fields.update_size, attr.st_size),
-        ("atime", fields.update_atime, attr.st_atime_ns // 1_000_000_000),
-        ("mtime", fields.update_mtime, attr.st_mtime_ns // 1_000_000_000),
+        ("mode", None if change.mode is None else _mode(change.mode)),
+        ("uid", change.uid),
+        ("gid", change.gid),
+        ("size", size),
+        ("atime", now if atime_now else None if change.atime_ns is None else change.atime_ns // NANO),
+        ("mtime", now if mtime_now else None if change.mtime_ns is None else change.mtime_ns // NANO),
     )
-    bits = sum(1 << bit for bit, (_, given, _) in enumerate(shown) if given)
-    changes = " ".join(f"{name}={value}" for name, given, value in shown if given)
+    bits = sum(1 << bit for bit, (_, value) in enumerate(shown) if value is not None)
+    changes = " ".join(f"{name}={value}" for name, value in shown if value is not None)
     return f"{ino}{f'[{fh}]' if fh is not None else ''},{bits:#x},[{changes}]"
 
 
 ROWS: Final[dict[str, Row]] = {
     "lookup": (_numbers, _entry),
-    "getattr": (_numbers, lambda reply: f": {_attr(reply)}"),
-    "setattr": (_set, lambda reply: f": {_attr(reply)}"),
+    "getattr": (_numbers, lambda reply: f": {_attr(reply[1])}"),
+    "setattr": (_set, lambda reply: f": {_attr(reply[1])}"),
     "mknod": (lambda ino, name, mode, rdev: f"{ino},{_name(name)},{_mode(mode)},{rdev:#x}", _entry),
     "mkdir": (lambda ino, name, mode: f"{ino},{_name(name)},{_mode(mode)}", _entry),
     "create": (lambda ino, name, mode, flags: f"{ino},{_name(name)},{_mode(mode)}", _created),
@@ -75,16 +78,16 @@ ROWS: Final[dict[str, Row]] = {
     "open": (lambda ino, flags: f"{ino},{flags:#x}", _handle),
     "opendir": (_numbers, _handle),
     "read": (lambda fh, offset, size: f"{size},{offset},{fh}", _count),
-    "write": (lambda fh, offset, data: f"{len(data)},{offset},{fh}", _nothing),
+    "write": (lambda fh, offset, data, cached: f"{len(data)},{offset},{fh}", _nothing),
     "readlink": (_numbers, lambda reply: f": ({_name(reply)})"),
-    "readdir": (lambda fh, offset, token: f"{fh},{offset}", _nothing),
-    "setxattr": (lambda ino, name, value: f"{ino},{_name(name)},{len(value)}", _nothing),
+    "readdir": (lambda fh, offset, size: f"{fh},{offset}", _nothing),
+    "setxattr": (lambda ino, name, value, flags: f"{ino},{_name(name)},{len(value)},{flags}", _nothing),
     "getxattr": (_numbers, _count),
     "listxattr": (_numbers, _count),
 }
 
 
-def call_text(name: str, args: tuple[Any, ...]) -> str:
+def call_text(name: str, args: Sequence[Any]) -> str:
     """`lookup (1,f1)`."""
     show = ROWS[name][0] if name in ROWS else _numbers
     return f"{name} ({show(*args)})"

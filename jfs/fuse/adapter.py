@@ -1,339 +1,187 @@
-"""pyfuse3's request handlers, in terms of the Vfs.  Translates and decides nothing.
-
-pyfuse3 copies a reply out of the object that a handler returns before anything else runs, so the adapter has one
-`EntryAttributes` per kind of inode and one `FileInfo`, and fills them as the last thing it does, after its last await.
-An exception that is not a FUSEError would end the mount: `answers` turns every error into one.
-"""
+"""What answers each kind of request, in terms of the Vfs.  Translates and decides nothing."""
 
 import errno
-import functools
-import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, ParamSpec, TypeVar
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
 
 import msgspec
-import pyfuse3
-from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
-from jfs.errors import CorruptRecord, FsError
-from jfs.fuse import access_lines
-from jfs.fuse.told import Told
+from jfs.errors import FsError
+from jfs.fuse import access_lines, replies, requests
+from jfs.fuse.kernel import COUNT_OUT, Op
+from jfs.fuse.replies import Replies, Timeouts
+from jfs.fuse.session import Row
 from jfs.meta.inodes import AttrChange
-from jfs.meta.types import S_IFMT_OF, TYPE_DIR, TYPE_FILE, Attr, Cred, Entry, Ino
+from jfs.meta.types import Attr, Cred, Entry, Ino
+from jfs.vfs.directories import DirRow
 from jfs.vfs.handles import Handle
 from jfs.vfs.vfs import Vfs
 
-log = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-BLOCK_SIZE: Final = 65536
-"""st_blksize: how much programs that ask read and write at a time."""
-
-STATFS_BLOCK: Final = 4096
-
 OF_HANDLES: Final = frozenset({"read", "write", "flush", "fsync", "release"})
 
-
-class Timeouts(msgspec.Struct, frozen=True):
-    """Seconds for which the kernel may answer from its caches."""
-
-    attr: float = 1.0
-    entry: float = 1.0
-    dir_entry: float = 1.0
-    negative: float = 0.0
+ABSENT: Final = Entry(0, Attr(type=0))
+"""A name that the kernel may believe to be free for a while."""
 
 
-def answers(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Make a handler's failures into errnos: the file system's own as they are, anything else a bug: logged, EIO."""
-
-    name = handler.__name__
-
-    @functools.wraps(handler)
-    async def answer(*args: P.args, **kwargs: P.kwargs) -> T:
-        adapter: Any = args[0]
-        adapter.requests[name] += 1
-        try:
-            if adapter.access_log.active:
-                reply: T = await adapter.logged(name, handler, args)
-                return reply
-            return await handler(*args, **kwargs)
-        except FsError as error:
-            raise FUSEError(error.errno) from None
-        except FUSEError:
-            raise
-        except CorruptRecord as error:
-            log.error("%s: %s", name, error)
-            raise FUSEError(errno.EIO) from None
-        except Exception:
-            log.exception("%s failed", name)
-            raise FUSEError(errno.EIO) from None
-
-    return answer
-
-
-class Adapter(pyfuse3.Operations):
+class Adapter:
     """One mount's handlers."""
 
     def __init__(self, vfs: Vfs, timeouts: Timeouts, *, xattrs: bool) -> None:
-        super().__init__()
         self._vfs = vfs
-        self.access_log = vfs.access_log
-        self.requests = vfs.requests
-        self._timeouts = timeouts
+        self._access_log = vfs.access_log
+        self._negative = timeouts.negative > 0
         self._xattrs = xattrs
-        self._creds: dict[tuple[int, int, int], Cred] = {}
-        self._told = Told(timeouts.attr)
-        self._info = FileInfo()
-        self._file = self._blank(timeouts.entry)
-        self._dir = self._blank(timeouts.dir_entry)
-        self._nothing = self._blank(timeouts.negative)
+        self._replies = Replies(timeouts)
+        self.forget_attr: Callable[[Ino], None] = _nobody_believes
+        """Makes the kernel ask for an inode's attributes again."""
 
-    def _blank(self, entry_timeout: float) -> EntryAttributes:
-        reply = EntryAttributes()
-        reply.entry_timeout = entry_timeout
-        reply.attr_timeout = self._timeouts.attr
-        reply.st_blksize = BLOCK_SIZE
-        return reply
+    def rows(self) -> dict[Op, Row]:
+        """Handlers by kind of request."""
+        vfs, reply = self._vfs, self._replies
+        entry, attr, nothing = reply.entry, reply.attr, replies.nothing
+        return {
+            Op.LOOKUP: Row("lookup", requests.name, self.lookup, self._found),
+            Op.MKNOD: Row("mknod", requests.mknod, vfs.mknod, entry),
+            Op.MKDIR: Row("mkdir", requests.mkdir, vfs.mkdir, entry),
+            Op.SYMLINK: Row("symlink", requests.symlink, vfs.symlink, entry),
+            Op.LINK: Row("link", requests.link, vfs.link, entry),
+            Op.UNLINK: Row("unlink", requests.name, vfs.unlink, nothing),
+            Op.RMDIR: Row("rmdir", requests.name, vfs.rmdir, nothing),
+            Op.RENAME: Row("rename", requests.rename, vfs.rename, nothing),
+            Op.RENAME2: Row("rename", requests.rename2, vfs.rename, nothing),
+            Op.READLINK: Row("readlink", requests.inode, vfs.readlink, bytes),
+            Op.GETATTR: Row("getattr", requests.inode, self.getattr, attr),
+            Op.SETATTR: Row("setattr", requests.attributes, self.setattr, attr),
+            Op.STATFS: Row("statfs", requests.no_more, vfs.statfs, replies.statfs),
+            Op.CREATE: Row("create", requests.create, vfs.create, reply.created),
+            Op.OPEN: Row("open", requests.flags, self.open, replies.opened),
+            Op.READ: Row("read", requests.read, vfs.read, _as_it_is),
+            Op.WRITE: Row("write", partial(requests.write, vfs.landing), vfs.write, replies.wrote),
+            Op.FLUSH: Row("flush", requests.handle, vfs.flush, nothing),
+            Op.FSYNC: Row("fsync", requests.fsync, vfs.fsync, nothing),
+            Op.RELEASE: Row("release", requests.handle, vfs.release, nothing),
+            Op.OPENDIR: Row("opendir", requests.asked_inode, vfs.opendir, replies.opened_directory),
+            Op.READDIR: Row("readdir", requests.read, self.readdir, replies.bare_rows),
+            Op.READDIRPLUS: Row("readdir", requests.read, self.readdir, reply.rows),
+            Op.RELEASEDIR: Row("releasedir", requests.handle, vfs.releasedir, nothing),
+            Op.FSYNCDIR: Row("fsyncdir", requests.fsync, vfs.fsyncdir, nothing),
+            Op.GETXATTR: Row("getxattr", requests.getxattr, self.getxattr, _as_it_is),
+            Op.SETXATTR: Row("setxattr", requests.setxattr, self.setxattr, nothing),
+            Op.LISTXATTR: Row("listxattr", requests.listxattr, self.listxattr, _as_it_is),
+            Op.REMOVEXATTR: Row("removexattr", requests.name, self.removexattr, nothing),
+        }
 
-    def _reply(self, ino: Ino, attr: Attr) -> EntryAttributes:
-        reply = self._dir if attr.type == TYPE_DIR else self._file
-        length = attr.length
-        if attr.type == TYPE_FILE:
-            self._told.note(ino, attr)
-        reply.st_ino = ino
-        reply.st_mode = S_IFMT_OF[attr.type] | attr.mode
-        reply.st_nlink = attr.nlink
-        reply.st_uid = attr.uid
-        reply.st_gid = attr.gid
-        reply.st_rdev = attr.rdev
-        reply.st_size = length
-        reply.st_blocks = (length + 511) >> 9
-        reply.st_atime_ns = attr.atime_ns
-        reply.st_mtime_ns = attr.mtime_ns
-        reply.st_ctime_ns = attr.ctime_ns
-        return reply
+    # -- what the access log shows
 
-    def _entry(self, entry: Entry) -> EntryAttributes:
-        return self._reply(entry.ino, entry.attr)
+    @property
+    def active(self) -> bool:
+        return self._access_log.active
 
-    def _opened(self, handle: Handle) -> FileInfo:
-        info = self._info
-        info.fh = handle.fh
-        info.direct_io = handle.direct_io
-        info.keep_cache = handle.keep_cache
-        return info
-
-    def _cred(self, ctx: RequestContext) -> Cred:
-        key = (ctx.uid, ctx.gid, ctx.umask)
-        cred = self._creds.get(key)
-        if cred is None:
-            if len(self._creds) > 1000:
-                self._creds.clear()
-            cred = self._creds[key] = Cred(uid=key[0], gid=key[1], umask=key[2])
-        return cred
-
-    async def logged(self, name: str, handler: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...]) -> T:
+    async def served(self, row: Row, who: tuple[int, int, int], ino: Ino, args: tuple[Any, ...]) -> Any:
         """The same as calling the handler, with a line for `.accesslog`."""
-        if name in OF_HANDLES and self._is_special(args[1]):
-            return await handler(*args)  # a reader of the log must not feed it
+        if row.name in OF_HANDLES and self._is_special(args[0]):
+            return await row.handler(*args)  # a reader of the log must not feed it
         began = time.perf_counter()
-        who = (0, 0, 0)
-        shown = args[1:]
-        if shown and isinstance(shown[-1], RequestContext):
-            who = (shown[-1].uid, shown[-1].gid, shown[-1].pid)
-            shown = shown[:-1]
-        call = access_lines.call_text(name, shown)
+        call = access_lines.call_text(row.name, [each for each in args if not isinstance(each, Cred)])
         try:
-            reply = await handler(*args)
-        except (FsError, FUSEError) as error:
-            self.access_log.note(who, call, "", error.errno, began)
+            result = await row.handler(*args)
+        except FsError as error:
+            self._access_log.note(who, call, "", error.errno, began)
             raise
-        self.access_log.note(who, call, access_lines.result_text(name, reply), 0, began)
-        return reply
+        self._access_log.note(who, call, access_lines.result_text(row.name, result), 0, began)
+        return result
 
     def _is_special(self, fh: int) -> bool:
         handle = self._vfs.handles.find(fh)
         return handle is not None and handle.file is None
 
-    # -- names
+    # -- names and inodes
 
-    @answers
-    async def lookup(self, parent_inode: Ino, name: bytes, ctx: RequestContext) -> EntryAttributes:
+    async def lookup(self, cred: Cred, parent: Ino, name: bytes) -> Entry:
         try:
-            return self._entry(await self._vfs.lookup(self._cred(ctx), parent_inode, name))
+            return await self._vfs.lookup(cred, parent, name)
         except FsError as error:
-            if error.errno != errno.ENOENT or not self._timeouts.negative:
+            if error.errno != errno.ENOENT or not self._negative:
                 raise
-            self._nothing.st_ino = 0
-            return self._nothing
+            return ABSENT
 
-    async def forget(self, inode_list: Sequence[tuple[Ino, int]]) -> None:
-        return None
+    def _found(self, entry: Entry) -> bytes:
+        return self._replies.absent if entry is ABSENT else self._replies.entry(entry)
 
-    @answers
-    async def mknod(self, parent_inode: Ino, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
-        return self._entry(await self._vfs.mknod(self._cred(ctx), parent_inode, name, mode, rdev))
+    async def getattr(self, ino: Ino) -> tuple[Ino, Attr]:
+        return ino, await self._vfs.getattr(ino, None)
 
-    @answers
-    async def mkdir(self, parent_inode: Ino, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
-        return self._entry(await self._vfs.mkdir(self._cred(ctx), parent_inode, name, mode))
-
-    @answers
-    async def symlink(self, parent_inode: Ino, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
-        return self._entry(await self._vfs.symlink(self._cred(ctx), parent_inode, name, target))
-
-    @answers
-    async def link(self, inode: Ino, new_parent_inode: Ino, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
-        return self._entry(await self._vfs.link(self._cred(ctx), inode, new_parent_inode, new_name))
-
-    @answers
-    async def unlink(self, parent_inode: Ino, name: bytes, ctx: RequestContext) -> None:
-        await self._vfs.unlink(self._cred(ctx), parent_inode, name)
-
-    @answers
-    async def rmdir(self, parent_inode: Ino, name: bytes, ctx: RequestContext) -> None:
-        await self._vfs.rmdir(self._cred(ctx), parent_inode, name)
-
-    @answers
-    async def rename(
-        self,
-        parent_inode_old: Ino,
-        name_old: bytes,
-        parent_inode_new: Ino,
-        name_new: bytes,
-        flags: int,
-        ctx: RequestContext,
-    ) -> None:
-        await self._vfs.rename(self._cred(ctx), parent_inode_old, name_old, parent_inode_new, name_new, flags)
-
-    @answers
-    async def readlink(self, inode: Ino, ctx: RequestContext) -> bytes:
-        return await self._vfs.readlink(inode)
-
-    # -- inodes
-
-    @answers
-    async def getattr(self, inode: Ino, ctx: RequestContext) -> EntryAttributes:
-        return self._reply(inode, await self._vfs.getattr(inode, None))
-
-    @answers
     async def setattr(
-        self, inode: Ino, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
-    ) -> EntryAttributes:
-        change = AttrChange(
-            mode=attr.st_mode & 0o7777 if fields.update_mode else None,
-            uid=attr.st_uid if fields.update_uid else None,
-            gid=attr.st_gid if fields.update_gid else None,
-            atime_ns=attr.st_atime_ns if fields.update_atime else None,
-            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
-            ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
-        )
-        size = attr.st_size if fields.update_size else None
-        return self._reply(inode, await self._vfs.setattr(self._cred(ctx), inode, fh, change, size))
+        self,
+        cred: Cred,
+        ino: Ino,
+        fh: int | None,
+        change: AttrChange,
+        size: int | None,
+        atime_now: bool,
+        mtime_now: bool,
+    ) -> tuple[Ino, Attr]:
+        if atime_now or mtime_now:
+            now = time.time_ns()
+            change = msgspec.structs.replace(
+                change,
+                atime_ns=now if atime_now else change.atime_ns,
+                mtime_ns=now if mtime_now else change.mtime_ns,
+            )
+        return ino, await self._vfs.setattr(cred, ino, fh, change, size)
 
-    @answers
-    async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        usage = await self._vfs.statfs()
-        reply = StatvfsData()
-        reply.f_bsize = reply.f_frsize = STATFS_BLOCK
-        reply.f_blocks = usage.total_space // STATFS_BLOCK
-        reply.f_bfree = reply.f_bavail = usage.available_space // STATFS_BLOCK
-        reply.f_files = usage.used_inodes + usage.available_inodes
-        reply.f_ffree = reply.f_favail = usage.available_inodes
-        reply.f_namemax = 255
-        return reply
+    # -- files and directories
 
-    # -- files
-
-    @answers
-    async def create(
-        self, parent_inode: Ino, name: bytes, mode: int, flags: int, ctx: RequestContext
-    ) -> tuple[FileInfo, EntryAttributes]:
-        entry, handle = await self._vfs.create(self._cred(ctx), parent_inode, name, mode, flags)
-        return self._opened(handle), self._entry(entry)
-
-    @answers
-    async def open(self, inode: Ino, flags: int, ctx: RequestContext) -> FileInfo:
+    async def open(self, cred: Cred, ino: Ino, flags: int) -> Handle:
         try:
-            handle = await self._vfs.open(self._cred(ctx), inode, flags)
+            handle = await self._vfs.open(cred, ino, flags)
         except FsError as error:
             # The kernel knew the inode by a name that leads elsewhere by now: ESTALE makes it look the name up again.
             raise FsError(errno.ESTALE if error.errno == errno.ENOENT else error.errno) from None
-        if handle.file is not None and self._told.misled(inode, handle.file.shown(handle.file.attr)):
-            pyfuse3.invalidate_inode(inode, attr_only=True)
-        return self._opened(handle)
+        if handle.file is not None and self._replies.told.misled(ino, handle.file.shown(handle.file.attr)):
+            self.forget_attr(ino)
+        return handle
 
-    @answers
-    async def read(self, fh: int, off: int, size: int) -> bytes:
-        return await self._vfs.read(fh, off, size)  # type: ignore[return-value]  # any buffer will do
-
-    @answers
-    async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return await self._vfs.write(fh, off, buf)
-
-    @answers
-    async def flush(self, fh: int) -> None:
-        await self._vfs.flush(fh)
-
-    @answers
-    async def fsync(self, fh: int, datasync: bool) -> None:
-        await self._vfs.fsync(fh, datasync)
-
-    @answers
-    async def release(self, fh: int) -> None:
-        await self._vfs.release(fh)
-
-    # -- directories
-
-    @answers
-    async def opendir(self, inode: Ino, ctx: RequestContext) -> int:
-        return await self._vfs.opendir(self._cred(ctx), inode)
-
-    @answers
-    async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
-        for name, ino, attr, next_offset in await self._vfs.readdir(fh, start_id):
-            if attr is not None:
-                reply = self._reply(ino, attr)
-            else:
-                reply = self._nothing
-                reply.st_ino = ino
-                reply.st_mode = 0
-            if not pyfuse3.readdir_reply(token, name, reply, next_offset):
-                return
-
-    @answers
-    async def releasedir(self, fh: int) -> None:
-        await self._vfs.releasedir(fh)
-
-    @answers
-    async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        await self._vfs.fsyncdir(fh, datasync)
+    async def readdir(self, fh: int, offset: int, size: int) -> tuple[int, Sequence[DirRow]]:
+        return size, await self._vfs.readdir(fh, offset)
 
     # -- extended attributes; without --enable-xattr the kernel learns from one ENOSYS not to ask
 
-    @answers
-    async def getxattr(self, inode: Ino, name: bytes, ctx: RequestContext) -> bytes:
+    async def getxattr(self, ino: Ino, name: bytes, room: int) -> bytes:
         self._require_xattrs()
-        return await self._vfs.getxattr(inode, name)
+        return _fitting(await self._vfs.getxattr(ino, name), room)
 
-    @answers
-    async def setxattr(self, inode: Ino, name: bytes, value: bytes, ctx: RequestContext) -> None:
+    async def setxattr(self, cred: Cred, ino: Ino, name: bytes, value: bytes, flags: int) -> None:
         self._require_xattrs()
-        await self._vfs.setxattr(self._cred(ctx), inode, name, value, 0)
+        await self._vfs.setxattr(cred, ino, name, value, flags)
 
-    @answers
-    async def listxattr(self, inode: Ino, ctx: RequestContext) -> Sequence[bytes]:
+    async def listxattr(self, ino: Ino, room: int) -> bytes:
         self._require_xattrs()
-        return await self._vfs.listxattr(inode)
+        return _fitting(b"".join(name + b"\0" for name in await self._vfs.listxattr(ino)), room)
 
-    @answers
-    async def removexattr(self, inode: Ino, name: bytes, ctx: RequestContext) -> None:
+    async def removexattr(self, cred: Cred, ino: Ino, name: bytes) -> None:
         self._require_xattrs()
-        await self._vfs.removexattr(self._cred(ctx), inode, name)
+        await self._vfs.removexattr(cred, ino, name)
 
     def _require_xattrs(self) -> None:
         if not self._xattrs:
-            raise FUSEError(errno.ENOSYS)
+            raise FsError(errno.ENOSYS)
+
+
+def _as_it_is(data: replies.Data) -> replies.Data:
+    return data
+
+
+def _fitting(value: bytes, room: int) -> bytes:
+    """An attribute's value, or its length for who asks with no room (getxattr(2))."""
+    if room == 0:
+        return COUNT_OUT.pack(len(value), 0)
+    if len(value) > room:
+        raise FsError(errno.ERANGE)
+    return value
+
+
+def _nobody_believes(ino: Ino) -> None:
+    """Not mounted yet."""

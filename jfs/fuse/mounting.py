@@ -17,7 +17,6 @@ from jfs.errors import UserError
 log = logging.getLogger(__name__)
 
 READ_AHEAD_KIB: Final = 4096
-MAX_BACKGROUND: Final = 64
 
 _KERNEL_WORDS: Final = frozenset(
     {
@@ -80,7 +79,7 @@ _REFUSED: Final = {
 
 
 def kernel_options(given: list[str], *, name: str, read_only: bool) -> set[str]:
-    """What libfuse gets: the words of `-o` that mean something to it, and ours."""
+    """What is mounted with: the words of `-o` that mean something to it, and ours."""
     options = {
         "default_permissions",
         f"fsname={os.environ.get('FSTAB_NAME_PREFIX', 'JuiceFS:')}{name}",
@@ -181,13 +180,11 @@ def _unescape(field: bytes) -> bytes:
 
 
 def tune_kernel(path: str) -> None:
-    """Raise the kernel's limits for this mount where we may: read-ahead, requests in flight."""
+    """Raise the kernel's limit of read-ahead for this mount where we may."""
     entry = mount_entry(path)
     if entry is None or os.geteuid() != 0:
         return
-    minor = entry[0].partition(":")[2]
     _write_number(f"/sys/class/bdi/{entry[0]}/read_ahead_kb", READ_AHEAD_KIB)
-    _write_number(f"/sys/fs/fuse/connections/{minor}/max_background", MAX_BACKGROUND)
 
 
 def _write_number(path: str, number: int) -> None:

@@ -3,14 +3,11 @@
 A round trip through the kernel is mostly sleep and wake-up, not Python.  While requests keep coming, the next one is
 usually a few microseconds away, so the waiting worker polls the descriptor for at most 100 us before it goes to epoll.
 The polling stops by itself: it takes recent hits to earn it, and a few misses in a row lose it.
-
-pyfuse3 finds `trio` in its own module namespace (its asyncio support replaces it there too): `install` puts a stand-in
-there whose `lowlevel.wait_readable` and `Lock` are the ones below and which is trio in everything else.
 """
 
 import select
 from time import perf_counter_ns
-from types import SimpleNamespace, TracebackType
+from types import TracebackType
 from typing import Any, Final
 
 import trio
@@ -36,27 +33,35 @@ TURN_NS: Final = 20_000
 class Poller:
     """Waits for a descriptor to become readable."""
 
-    def __init__(self) -> None:
-        self._polls: dict[int, Any] = {}
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        self._poll = poll.poll
         self.credit = 0
         self._streak = 0
         self._closing = False
         self.hits = 0
         self.sleeps = 0
 
-    async def wait_readable(self, fd: int) -> None:
-        """As trio's, but polls first; may return without a checkpoint, though not many times in a row."""
-        poll = self._polls.get(fd)
-        if poll is None:
-            poll = self._polls[fd] = select.poll()
-            poll.register(fd, select.POLLIN)
-        poll = poll.poll
+    async def turn(self) -> None:
+        """Called before each read: now and then the other tasks of the loop get a turn."""
         self._streak += 1
         if self._streak >= YIELD_EVERY:
             self._streak = 0
             await checkpoint()
+
+    def hit(self) -> None:
+        """Something was there at once."""
+        self.hits += 1
+        if self.credit < CREDIT_MAX:
+            self.credit += 1
+
+    async def wait_readable(self) -> None:
+        """As trio's, but polls first; may return without a checkpoint.  ClosedResourceError once closed."""
+        poll = self._poll
         if poll(0):
-            self._hit()
+            self.hit()
             return
         began = perf_counter_ns()
         if self.credit > 0:
@@ -64,30 +69,25 @@ class Poller:
             self._streak = 0
             turn = began + TURN_NS
             while (now := perf_counter_ns()) < end:
+                if poll(0):
+                    self.hit()
+                    return
                 if now >= turn:
                     await checkpoint()
                     turn = perf_counter_ns() + TURN_NS
-                if poll(0):
-                    self._hit()
-                    return
             self.credit -= MISS_COST
         if self._closing:  # said while nobody was in epoll to hear it
             raise trio.ClosedResourceError
         self._streak = 0
         self.sleeps += 1
-        await trio.lowlevel.wait_readable(fd)
+        await trio.lowlevel.wait_readable(self._fd)
         if perf_counter_ns() - began < WARM_NS:
             self.credit = min(self.credit + 2, CREDIT_MAX)
 
-    def notify_closing(self, fd: int) -> None:
-        """As trio's: who waits, and whoever waits from now on, gets ClosedResourceError."""
+    def close(self) -> None:
+        """Who waits, and whoever waits from now on, gets ClosedResourceError."""
         self._closing = True
-        trio.lowlevel.notify_closing(fd)
-
-    def _hit(self) -> None:
-        self.hits += 1
-        if self.credit < CREDIT_MAX:
-            self.credit += 1
+        trio.lowlevel.notify_closing(self._fd)
 
 
 class ReadLock:
@@ -101,6 +101,11 @@ class ReadLock:
         self._held = False
         self._idle: list[Task] = []
         self._woken = False
+
+    @property
+    def has_heir(self) -> bool:
+        """Whether somebody would take over if the holder had to wait elsewhere."""
+        return self._woken or bool(self._idle)
 
     async def __aenter__(self) -> None:
         while self._held:
@@ -125,28 +130,3 @@ class ReadLock:
 
         await wait_task_rescheduled(abort)
         self._woken = False
-
-
-class _LowLevel(SimpleNamespace):
-    """`trio.lowlevel` as pyfuse3 shall see it."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(trio.lowlevel, name)
-
-
-class _Trio(SimpleNamespace):
-    """`trio` as pyfuse3 shall see it."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(trio, name)
-
-
-def install() -> Poller:
-    """Make pyfuse3's workers wait by a new poller."""
-    import pyfuse3
-
-    poller = Poller()
-    pyfuse3.trio = _Trio(  # type: ignore[attr-defined]
-        lowlevel=_LowLevel(wait_readable=poller.wait_readable, notify_closing=poller.notify_closing), Lock=ReadLock
-    )
-    return poller

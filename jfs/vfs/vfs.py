@@ -79,6 +79,7 @@ class Vfs:
         self.durability = Durability(meta, blocks)
         self.pool = BufferPool(int(options.buffer_size * WRITE_SHARE), meta.settings.block_size << 10)
         self.writes = WriteContext(meta, blocks, self.pool, self.durability, options.put_tries)
+        self.landing = self.writes.landing
         self.files = OpenFileTable(self.writes)
         self.open_cache = OpenCache(options.open_cache_s, options.open_cache_limit)
         self.writes.on_change = self.open_cache.forget
@@ -391,7 +392,8 @@ class Vfs:
             log.error("read inode %d at %d: %s", file.ino, offset, error)
             raise FsError(errno.EIO) from error
 
-    async def write(self, fh: int, offset: int, data: bytes | memoryview) -> int:
+    async def write(self, fh: int, offset: int, data: bytes | memoryview, cached: bool = False) -> int:
+        """`cached`: pages that a mapping changed, which know their place; O_APPEND is for write(2) alone."""
         handle = self.handles.get(fh)
         file = handle.file
         if file is None:
@@ -404,9 +406,10 @@ class Vfs:
         if handle.error_seq != file.writer.error_seq:
             raise FsError(file.writer.error)
         if handle.cred.uid and file.attr.mode & PRIVILEGES:
+            data = self.landing.settle(data)
             await self._drop_privileges(handle.cred, file)
         self.compactor.requests += 1
-        await file.writer.write(offset, data, append=handle.append)
+        await file.writer.write(offset, data, append=handle.append and not cached)
         return size
 
     async def _drop_privileges(self, cred: Cred, file: OpenFile) -> None:

@@ -25,6 +25,7 @@ from jfs.meta.types import CHUNK_SIZE, Ino
 from jfs.vfs.buffers import Buffer, BufferPool
 from jfs.vfs.dirty_slice import DirtySlice
 from jfs.vfs.durability import Durability
+from jfs.vfs.landing import Landing
 
 if TYPE_CHECKING:
     from jfs.chunk.store import BlockStore
@@ -66,6 +67,7 @@ class WriteContext:
         self.relieve: Callable[[Ino, int, int], Awaitable[None]] = _nobody_waits
         """The same; returns when the chunk has few enough records for another."""
         self.dirty: set[FileWriter] = set()
+        self.landing = Landing(pool)
         pool.relieve = self.seal_all
 
     def seal_all(self) -> None:
@@ -78,6 +80,7 @@ class WriteContext:
         now = trio.current_time()
         for writer in list(self.dirty):
             writer.seal_old(now)
+        self.landing.tick()
 
     def start(self, work: Callable[[DirtySlice, int], object], piece: DirtySlice, number: int) -> None:
         if self.nursery is None:
@@ -96,6 +99,7 @@ class FileWriter:
         "_lot",
         "_paused",
         "_pausing",
+        "_tail",
         "_waiting",
         "_writing",
         "error",
@@ -112,6 +116,8 @@ class FileWriter:
         self._drawing: trio.Lock | None = None
         self._paused = False
         self._pausing: trio.Lock | None = None
+        self._tail: DirtySlice | None = None
+        """What the latest write went to."""
         self._writing = 0
         self._waiting = 0
         """Writes that go part by part and may have to wait for memory; appends wait for them."""
@@ -144,11 +150,21 @@ class FileWriter:
                     return True
         return False
 
+    def tail(self) -> tuple[Buffer | None, int]:
+        """Where the next bytes go if they continue the latest write: buffer and offset; no buffer at 0: a new block."""
+        piece = self._tail
+        if piece is None or piece.sealed:
+            return None, 1
+        number, inside = divmod(piece.length, self._context.pool.block_size)
+        return (piece.buffers[number] if number < len(piece.buffers) else None), inside
+
     # -- writing
 
     async def write(self, offset: int, data: bytes | memoryview, *, append: bool = False) -> None:
         """Take the data over; returns as soon as it is in buffers.  With `append` it goes to the end of the file."""
+        landing = self._context.landing
         while self._paused or (append and self._waiting):
+            data = landing.settle(data)
             await self._lot.park()
         file = self._file
         if append:
@@ -158,9 +174,10 @@ class FileWriter:
         try:
             index, pos = divmod(offset, CHUNK_SIZE)
             if pos + size > CHUNK_SIZE or not self._put_now(index, pos, data, size):
-                await self._put_slowly(offset, memoryview(data))
+                await self._put_slowly(offset, memoryview(landing.settle(data)))
             elif offset + size > file.length:
                 file.length = offset + size
+            landing.note(self, size)
         finally:
             self._writing -= 1
             if self._lot:
@@ -172,12 +189,17 @@ class FileWriter:
         if piece is None:
             return False
         number, inside = divmod(offset, self._context.pool.block_size)
-        if number >= len(piece.buffers):
-            return False
-        buffer = piece.buffers[number]
+        landing = self._context.landing
+        if number == len(piece.buffers) and inside == 0:
+            buffer = landing.take_spare(data)
+            if buffer is not None:
+                piece.buffers.append(buffer)
+        else:
+            buffer = piece.buffers[number] if number < len(piece.buffers) else None
         if buffer is None or inside + size > buffer.size:
             return False
-        buffer.view[inside : inside + size] = data
+        if not landing.is_at(data, buffer, inside):
+            buffer.view[inside : inside + size] = data
         self._wrote(piece, pos, offset, size)
         return True
 
@@ -270,6 +292,7 @@ class FileWriter:
 
     def _wrote(self, piece: DirtySlice, pos: int, offset: int, size: int) -> None:
         """Bytes for chunk position `pos` are in the slice: note it, upload blocks that are full."""
+        self._tail = piece
         piece.wrote(pos, offset, size)
         piece.mtime_ns = self.mtime_ns = self._context.meta.now_ns()
         piece.touched = trio.current_time()
@@ -459,6 +482,8 @@ class FileWriter:
     def _end(self, piece: DirtySlice) -> None:
         """The slice is committed or given up."""
         piece.done = True
+        if piece is self._tail:
+            self._tail = None
         for number, buffer in enumerate(piece.buffers):
             if buffer is not None:
                 piece.buffers[number] = None

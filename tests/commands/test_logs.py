@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from jfs.logs import LineFormatter, is_no_late_reply
+from jfs.logs import LineFormatter
 
 LINE = re.compile(
     r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6} juicefs\[\d+\] <([A-Z]+)>: (.*) \[(\w+)@(\w+\.py):\d+\]", re.DOTALL
@@ -37,16 +37,3 @@ def test_id_and_colour() -> None:
     line = LineFormatter(log_id="7", colour=True).format(record(logging.INFO, "x"))
     assert line.startswith("[7] 2")
     assert "<\033[1;34mINFO\033[0m>" in line
-
-
-@pytest.mark.parametrize(
-    ("message", "shown"),
-    [
-        ("fuse_release(): fuse_reply_* failed with No such file or directory", False),
-        ("fuse_release(): fuse_reply_* failed with Input/output error", True),
-        ("fuse_write(): fuse_reply_* failed with No such file or directory", True),
-    ],
-)
-def test_a_release_answered_after_the_unmount_is_no_error(message: str, *, shown: bool) -> None:
-    late = logging.LogRecord("pyfuse3._pyfuse3", logging.ERROR, "/x/_pyfuse3.py", 58, message, (), None)
-    assert is_no_late_reply(late) is shown

@@ -45,6 +45,19 @@ def test_mmap_writes_reach_the_file(room: Path) -> None:
     assert path.read_bytes() == bytes(expected)
 
 
+def test_a_mapping_of_an_append_handle_keeps_its_places(room: Path) -> None:
+    """O_APPEND is for write(2); pages of a mapping know where they belong."""
+    path = room / "f"
+    path.write_bytes(b"-" * 10_000)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
+    with mmap.mmap(descriptor, 0) as view:
+        view[5000:5005] = b"mmaps"
+        view.flush()
+        os.write(descriptor, b"end")
+    os.close(descriptor)
+    assert path.read_bytes() == b"-" * 5000 + b"mmaps" + b"-" * 4995 + b"end"
+
+
 def append_lines(path: Path, who: int, count: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     for number in range(count):

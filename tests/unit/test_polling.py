@@ -19,37 +19,37 @@ def pipe() -> Generator[tuple[int, int], None, None]:
 
 
 async def test_a_descriptor_that_is_readable_is_a_hit(pipe: tuple[int, int]) -> None:
-    poller = Poller()
+    poller = Poller(pipe[0])
     os.write(pipe[1], b"x")
     for _ in range(3):
-        await poller.wait_readable(pipe[0])
+        await poller.wait_readable()
     assert (poller.hits, poller.sleeps) == (3, 0)
 
 
 async def test_nothing_to_read_is_slept_for(pipe: tuple[int, int]) -> None:
-    poller = Poller()
+    poller = Poller(pipe[0])
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(poller.wait_readable, pipe[0])
+        nursery.start_soon(poller.wait_readable)
         await trio.testing.wait_all_tasks_blocked()
         os.write(pipe[1], b"x")
     assert (poller.hits, poller.sleeps) == (0, 1)
 
 
 async def test_a_few_misses_end_the_polling(pipe: tuple[int, int]) -> None:
-    poller = Poller()
+    poller = Poller(pipe[0])
     os.write(pipe[1], b"x")
     for _ in range(CREDIT_MAX + 5):
-        await poller.wait_readable(pipe[0])
+        await poller.wait_readable()
     os.read(pipe[0], 1)
     for _ in range(CREDIT_MAX // MISS_COST):
         assert poller.credit > 0
         with trio.move_on_after(0.01):
-            await poller.wait_readable(pipe[0])
+            await poller.wait_readable()
     assert poller.credit <= 0
 
 
 async def test_other_tasks_get_their_turn_however_fast_requests_come(pipe: tuple[int, int]) -> None:
-    poller = Poller()
+    poller = Poller(pipe[0])
     os.write(pipe[1], b"x")
     turns = 0
 
@@ -62,22 +62,23 @@ async def test_other_tasks_get_their_turn_however_fast_requests_come(pipe: tuple
     async with trio.open_nursery() as nursery:
         nursery.start_soon(other)
         for _ in range(100):
-            await poller.wait_readable(pipe[0])
+            await poller.turn()
+            await poller.wait_readable()
         nursery.cancel_scope.cancel()
     assert turns >= 10
 
 
 async def test_closing_is_heard_asleep_and_later(pipe: tuple[int, int]) -> None:
-    poller = Poller()
+    poller = Poller(pipe[0])
 
     async def sleeper() -> None:
         with pytest.raises(trio.ClosedResourceError):
-            await poller.wait_readable(pipe[0])
+            await poller.wait_readable()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sleeper)
         await trio.testing.wait_all_tasks_blocked()
-        poller.notify_closing(pipe[0])
+        poller.close()
     await sleeper()
 
 

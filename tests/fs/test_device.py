@@ -1,0 +1,87 @@
+"""Mounting by either way, and what is said where the system refuses."""
+
+import os
+import stat
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from jfs.errors import UserError
+from jfs.fuse import device, mounting, requests
+from jfs.fuse.kernel import Op
+from jfs.fuse.replies import Replies, Timeouts
+from jfs.fuse.session import Row, Session
+from jfs.meta.types import TYPE_DIR, Attr
+
+OPTIONS = mounting.kernel_options([], name="v", read_only=True)
+
+
+class Quiet:
+    """Shows no requests, guesses nothing."""
+
+    active = False
+    landed: memoryview | None = None
+
+    def room(self) -> None:
+        return None
+
+    async def served(self, *_: Any) -> Any:
+        raise AssertionError("nobody watches")
+
+
+async def look_at(path: Path) -> os.stat_result:
+    """Mount a root directory there, stat it, unmount."""
+
+    async def root(ino: int) -> tuple[int, Attr]:
+        return ino, Attr(type=TYPE_DIR, mode=0o711, nlink=2)
+
+    row = Row("getattr", requests.inode, root, Replies(Timeouts()).attr)
+    mounted = device.mount(str(path), OPTIONS)
+    quiet = Quiet()
+    session = Session(mounted.fd, {Op.GETATTR: row}, quiet, Counter(), quiet)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.serve)
+            with trio.fail_after(20):
+                found = await trio.to_thread.run_sync(os.stat, path)
+            assert mounting.mounted_as(str(path)) == "fuse.juicefs"
+            session.stop()
+    finally:
+        mounted.close()
+    return found
+
+
+async def test_mounted_directly(tmp_path: Path) -> None:
+    found = await look_at(tmp_path)
+    assert stat.S_ISDIR(found.st_mode)
+    assert stat.S_IMODE(found.st_mode) == 0o711
+    assert mounting.mounted_as(str(tmp_path)) is None
+
+
+async def test_mounted_by_fusermount3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user who may not call mount(2)."""
+
+    def refuse(path: str, options: set[str]) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(device, "_mount_directly", refuse)
+    assert stat.S_IMODE((await look_at(tmp_path)).st_mode) == 0o711
+
+
+@pytest.mark.parametrize("directly", [True, False])
+def test_a_refusal_says_what_the_system_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, directly: bool
+) -> None:
+    nowhere = tmp_path / "nowhere"
+    mount = device._mount_directly if directly else device._mount_by_helper
+    with pytest.raises(UserError, match=f"cannot mount on {nowhere}: .*No such file or directory"):
+        mount(str(nowhere), OPTIONS)
+
+
+def test_without_the_helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"fusermount3 is missing \(install the package fuse3\)"):
+        device._mount_by_helper(str(tmp_path), OPTIONS)

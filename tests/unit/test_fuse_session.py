@@ -1,0 +1,233 @@
+"""The conversation with the kernel, whose part is played by the other end of a socket that keeps packets apart."""
+
+import errno
+import os
+import socket
+import struct
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from jfs.errors import CorruptRecord, FsError
+from jfs.fuse import kernel, requests
+from jfs.fuse.kernel import IN_HEADER, INIT_IN, INIT_OUT, OUT_HEADER, READ_IN, Op
+from jfs.fuse.session import MAX_WRITE, WANTED, Row, Session
+from jfs.meta.types import Cred
+
+ROOM = 100
+
+
+class Quiet:
+    """Neither shows requests nor, at first, guesses where they go."""
+
+    active = False
+
+    def __init__(self) -> None:
+        self.offered: memoryview | None = None
+        self.landed: memoryview | None = None
+
+    def room(self) -> memoryview | None:
+        self.landed = None
+        return self.offered
+
+    async def served(self, row: Row, who: tuple[int, int, int], ino: int, args: tuple[Any, ...]) -> Any:
+        raise AssertionError("nobody watches")
+
+
+class Kernel:
+    """The other side."""
+
+    def __init__(self, end: socket.socket, session: Session, quiet: Quiet, counts: Counter[str]) -> None:
+        self.end = end
+        self.session = session
+        self.quiet = quiet
+        self.counts = counts
+        self.last = 0
+
+    async def send(self, op: int, body: bytes = b"", *, ino: int = 1, uid: int = 0) -> int:
+        self.last += 1
+        header = IN_HEADER.pack(IN_HEADER.size + len(body), op, self.last, ino, uid, 0, 7, 0, 0)
+        await trio.lowlevel.wait_writable(self.end)
+        self.end.send(header + body)
+        return self.last
+
+    async def answer(self) -> tuple[int, int, bytes]:
+        """(unique number, errno, body)"""
+        with trio.fail_after(5):
+            await trio.lowlevel.wait_readable(self.end)
+        packet = self.end.recv(2 << 20)
+        length, error, unique = OUT_HEADER.unpack_from(packet)
+        assert length == len(packet)
+        return unique, -error, packet[OUT_HEADER.size :]
+
+    async def ask(self, op: int, body: bytes = b"", **of: int) -> tuple[int, bytes]:
+        unique = await self.send(op, body, **of)
+        answered, error, reply = await self.answer()
+        assert answered == unique
+        return error, reply
+
+
+def row(name: str, handler: Callable[..., Any], decode: Any = requests.name, encode: Any = bytes) -> Row:
+    return Row(name, decode, handler, encode)
+
+
+@asynccontextmanager
+async def serving(rows: dict[Op, Row]) -> AsyncGenerator[Kernel, None]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    quiet, counts = Quiet(), Counter[str]()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+        session = Session(ours.fileno(), rows, quiet, counts, quiet)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.serve)
+            yield Kernel(theirs, session, quiet, counts)
+            session.stop()
+
+
+async def echo(cred: Cred, ino: int, name: bytes) -> bytes:
+    return b"%d %d %s" % (cred.uid, ino, name)
+
+
+async def test_both_sides_agree_on_what_both_can() -> None:
+    offered = WANTED & ~kernel.ASYNC_DIO | 1 << 31
+    async with serving({}) as side:
+        error, reply = await side.ask(Op.INIT, INIT_IN.pack(7, 99, 1 << 17, offered) + bytes(48))
+        major, minor, read_ahead, flags, _, _, max_write, grain, pages, *_ = INIT_OUT.unpack(reply)
+    assert error == 0
+    assert (major, minor, read_ahead) == (7, kernel.MINOR, 1 << 17)
+    assert flags == WANTED & ~kernel.ASYNC_DIO
+    assert (max_write, grain, pages) == (MAX_WRITE, 1, MAX_WRITE // 4096)
+
+
+@pytest.mark.logs("the kernel speaks FUSE 7.26")
+async def test_a_kernel_that_is_too_old_is_told_so() -> None:
+    async with serving({}) as side:
+        error, _ = await side.ask(Op.INIT, INIT_IN.pack(7, 26, 1 << 17, 0) + bytes(48))
+        assert error == errno.EPROTO
+
+
+async def test_a_request_is_decoded_served_and_counted() -> None:
+    async with serving({Op.LOOKUP: row("lookup", echo)}) as side:
+        assert await side.ask(Op.LOOKUP, b"a name\0", ino=5, uid=1000) == (0, b"1000 5 a name")
+        assert side.counts == {"lookup": 1}
+
+
+async def test_large_replies_arrive_whole() -> None:
+    data = os.urandom(100_000)
+
+    async def large(*_: Any) -> memoryview:
+        return memoryview(data)
+
+    async with serving({Op.READLINK: row("readlink", large, encode=lambda it: it)}) as side:
+        assert await side.ask(Op.READLINK, b"\0") == (0, data)
+
+
+async def test_what_nobody_serves_is_refused_once_for_all() -> None:
+    async with serving({}) as side:
+        assert await side.ask(39) == (errno.ENOSYS, b"")
+        assert await side.ask(4000) == (errno.ENOSYS, b"")
+
+
+async def test_what_nobody_waits_for_is_not_answered() -> None:
+    async with serving({Op.LOOKUP: row("lookup", echo)}) as side:
+        for op in (Op.FORGET, Op.BATCH_FORGET, Op.INTERRUPT):
+            await side.send(op, bytes(16))
+        assert (await side.ask(Op.LOOKUP, b"x\0"))[0] == 0
+
+
+@pytest.mark.logs("lookup: .*torn", "lookup failed")
+async def test_failures_are_answers() -> None:
+    failures = iter([FsError(errno.ENOENT), CorruptRecord("node 1", "torn"), ValueError("a bug")])
+
+    async def fail(*_: Any) -> bytes:
+        raise next(failures)
+
+    async with serving({Op.LOOKUP: row("lookup", fail)}) as side:
+        assert [(await side.ask(Op.LOOKUP, b"x\0"))[0] for _ in range(3)] == [errno.ENOENT, errno.EIO, errno.EIO]
+
+
+async def test_one_that_waits_holds_up_nobody() -> None:
+    gate = trio.Event()
+
+    async def wait(cred: Cred, ino: int, name: bytes) -> bytes:
+        if ino == 2:
+            await gate.wait()
+        return name
+
+    async with serving({Op.LOOKUP: row("lookup", wait)}) as side:
+        held = [await side.send(Op.LOOKUP, b"held\0", ino=2) for _ in range(5)]
+        for _ in range(20):
+            assert await side.ask(Op.LOOKUP, b"free\0") == (0, b"free")
+        gate.set()
+        assert {(await side.answer())[0] for _ in held} == set(held)
+
+
+async def test_what_is_under_way_is_answered_before_the_end() -> None:
+    began, gate = trio.Event(), trio.Event()
+
+    async def wait(*_: Any) -> bytes:
+        began.set()
+        await gate.wait()
+        return b"late"
+
+    async with serving({Op.LOOKUP: row("lookup", wait)}) as side:
+        unique = await side.send(Op.LOOKUP, b"x\0")
+        await began.wait()
+        side.session.stop()
+        gate.set()
+        assert await side.answer() == (unique, 0, b"late")
+
+
+def write_body(data: bytes, offset: int = 0, flags: int = 0) -> bytes:
+    return READ_IN.pack(3, offset, len(data), flags) + struct.pack("<QII", 0, 0, 0) + data
+
+
+@pytest.mark.parametrize("size", [1, ROOM - 1, ROOM, ROOM + 1, 5000, MAX_WRITE])
+async def test_a_write_arrives_whole_in_the_room_or_out_of_it(size: int) -> None:
+    data = os.urandom(size)
+    room = memoryview(bytearray(ROOM))
+    took: list[tuple[int, int, bytes, bool, bool]] = []
+
+    async with serving({}) as side:
+
+        async def write(fh: int, offset: int, given: memoryview, cached: bool) -> int:
+            took.append((fh, offset, bytes(given), cached, given is side.quiet.landed))
+            return len(given)
+
+        side.session._rows[Op.WRITE] = row(
+            "write", write, lambda *request: requests.write(side.quiet, *request), lambda count: b"%d" % count
+        )
+        assert await side.ask(Op.WRITE, write_body(data, 9, kernel.WRITE_CACHE)) == (0, b"%d" % size)
+        side.quiet.offered = room
+        await side.ask(Op.WRITE, write_body(b""))  # the offer counts from the next reading on
+        assert await side.ask(Op.WRITE, write_body(data, 9)) == (0, b"%d" % size)
+    assert took[0] == (3, 9, data, True, False)
+    assert took[2] == (3, 9, data, False, size <= ROOM)
+
+
+@pytest.mark.parametrize("length", [1, 20, 60, 200, 255])
+async def test_other_requests_are_put_together_where_a_write_was_expected(length: int) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    async def rename(*args: Any) -> bytes:
+        seen.append(args[1:])
+        return b""
+
+    old, new = b"o" * length, b"n" * length
+    async with serving({Op.RENAME2: row("rename", rename, requests.rename2)}) as side:
+        side.quiet.offered = memoryview(bytearray(ROOM))
+        for _ in range(2):
+            body = struct.pack("<QII", 8, 1, 0) + old + b"\0" + new + b"\0"
+            assert await side.ask(Op.RENAME2, body, ino=4) == (0, b"")
+    assert seen == [(4, old, 8, new, 1)] * 2
+
+
+async def test_the_kernel_can_be_made_to_forget_attributes() -> None:
+    async with serving({}) as side:
+        side.session.forget_attr(77)
+        assert await side.answer() == (0, -kernel.NOTIFY_INVAL_INODE, kernel.INVAL_INODE.pack(77, -1, 0))
