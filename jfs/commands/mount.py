@@ -53,6 +53,7 @@ def default_log() -> str:
 @arguments.value(
     "--negative-entry-cache", kind=arguments.Duration(), default=0.0, text="the same for names that are not there"
 )
+@arguments.switch("--readdir-cache", text="the kernel keeps listings of directories until they change")
 @arguments.value(
     "--open-cache",
     kind=arguments.Duration(),
@@ -164,7 +165,6 @@ def default_log() -> str:
         "--backup-skip-trash",
         "--sort-dir",
         "--fast-statfs",
-        "--readdir-cache",
         "--no-usage-report",
     ),
 )

@@ -183,7 +183,7 @@ class Mounted:
             dir_entry=options["dir_entry_cache"],
             negative=options["negative_entry_cache"],
         )
-        return Adapter(self._vfs, timeouts, xattrs=options["enable_xattr"])
+        return Adapter(self._vfs, timeouts, xattrs=options["enable_xattr"], readdir_cache=options["readdir_cache"])
 
     async def _serve_kernel(self, session: Session) -> None:
         async with trio.open_nursery() as nursery:

@@ -36,7 +36,7 @@ def _created(made: tuple[Entry, Any]) -> str:
 
 
 def _handle(reply: Any) -> str:
-    return f" [fh:{reply if isinstance(reply, int) else reply.fh}]"
+    return f" [fh:{reply.fh}]"
 
 
 def _count(reply: Any) -> str:
@@ -76,7 +76,7 @@ ROWS: Final[dict[str, Row]] = {
     "symlink": (_numbers, _entry),
     "link": (_numbers, _entry),
     "open": (lambda ino, flags: f"{ino},{flags:#x}", _handle),
-    "opendir": (_numbers, _handle),
+    "opendir": (_numbers, lambda reply: f" [fh:{reply[0]}]"),
     "read": (lambda fh, offset, size: f"{size},{offset},{fh}", _count),
     "write": (lambda fh, offset, data, cached: f"{len(data)},{offset},{fh}", _nothing),
     "readlink": (_numbers, lambda reply: f": ({_name(reply)})"),

@@ -21,6 +21,9 @@ from jfs.vfs.vfs import Vfs
 
 OF_HANDLES: Final = frozenset({"read", "write", "flush", "fsync", "release"})
 
+QUIET_S: Final = 1.0
+"""A directory that changed so recently may change again without a new mtime (--skip-dir-mtime, also of other clients)."""
+
 ABSENT: Final = Entry(0, Attr(type=0))
 """A name that the kernel may believe to be free for a while."""
 
@@ -28,11 +31,12 @@ ABSENT: Final = Entry(0, Attr(type=0))
 class Adapter:
     """One mount's handlers."""
 
-    def __init__(self, vfs: Vfs, timeouts: Timeouts, *, xattrs: bool) -> None:
+    def __init__(self, vfs: Vfs, timeouts: Timeouts, *, xattrs: bool, readdir_cache: bool) -> None:
         self._vfs = vfs
         self._access_log = vfs.access_log
         self._negative = timeouts.negative > 0
         self._xattrs = xattrs
+        self._readdir_cache = readdir_cache
         self._replies = Replies(timeouts)
         self.forget_attr: Callable[[Ino], None] = _nobody_believes
         """Makes the kernel ask for an inode's attributes again."""
@@ -62,7 +66,7 @@ class Adapter:
             Op.FLUSH: Row("flush", requests.handle, vfs.flush, nothing),
             Op.FSYNC: Row("fsync", requests.fsync, vfs.fsync, nothing),
             Op.RELEASE: Row("release", requests.handle, vfs.release, nothing),
-            Op.OPENDIR: Row("opendir", requests.asked_inode, vfs.opendir, replies.opened_directory),
+            Op.OPENDIR: Row("opendir", requests.asked_inode, self.opendir, replies.opened_directory),
             Op.READDIR: Row("readdir", requests.read, self.readdir, replies.bare_rows),
             Op.READDIRPLUS: Row("readdir", requests.read, self.readdir, reply.rows),
             Op.RELEASEDIR: Row("releasedir", requests.handle, vfs.releasedir, nothing),
@@ -143,6 +147,14 @@ class Adapter:
         if handle.file is not None and self._replies.told.misled(ino, handle.file.shown(handle.file.attr)):
             self.forget_attr(ino)
         return handle
+
+    async def opendir(self, cred: Cred, ino: Ino) -> tuple[int, bool]:
+        """The handle, and whether the kernel may keep the listing.
+
+        It keeps it until the directory's mtime moves, so not while a change might leave mtime where it is.
+        """
+        fh = await self._vfs.opendir(cred, ino)
+        return fh, self._readdir_cache and self._vfs.settled_for_s(fh) > QUIET_S
 
     async def readdir(self, fh: int, offset: int, size: int) -> tuple[int, Sequence[DirRow]]:
         return size, await self._vfs.readdir(fh, offset)

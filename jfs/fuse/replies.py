@@ -10,6 +10,7 @@ from jfs.fuse.kernel import (
     COUNT_OUT,
     DIRENT,
     ENTRY_OUT,
+    FOPEN_CACHE_DIR,
     FOPEN_DIRECT_IO,
     FOPEN_KEEP_CACHE,
     FOPEN_NOFLUSH,
@@ -160,8 +161,9 @@ def opened(handle: Handle) -> bytes:
     return OPEN_OUT.pack(handle.fh, flags, 0)
 
 
-def opened_directory(fh: int) -> bytes:
-    return OPEN_OUT.pack(fh, 0, 0)
+def opened_directory(given: tuple[int, bool]) -> bytes:
+    fh, kept = given
+    return OPEN_OUT.pack(fh, FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE if kept else 0, 0)
 
 
 def wrote(size: int) -> bytes:

@@ -478,6 +478,11 @@ class Vfs:
             special = [*special, (self.special.trash_name, TRASH_INO, await self._trash_attr())]
         return self.handles.add_dir(DirHandle(self.meta, cred, ino, attr, special, self.files))
 
+    def settled_for_s(self, fh: int) -> float:
+        """For how many seconds an open directory had not changed by the clock of now, beyond --skip-dir-mtime."""
+        attr = self.handles.directory(fh).attr
+        return (self.meta.now_ns() - attr.mtime_ns - self.meta.options.skip_dir_mtime_ns) / 1_000_000_000
+
     async def _trash_attr(self) -> Attr:
         try:
             return await self.meta.getattr(TRASH_INO)

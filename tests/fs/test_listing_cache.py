@@ -1,0 +1,57 @@
+"""--readdir-cache: the kernel keeps a listing until the directory changes, here or elsewhere."""
+
+import os
+from pathlib import Path
+
+from tests.deadline import eventually
+from tests.mounts import JFS, Mount, format_volume
+
+QUICK = ("--attr-cache", "0.1", "--entry-cache", "0.1", "--dir-entry-cache", "0.1")
+
+
+def listings(mount: Mount) -> float:
+    """How often the mount was asked for rows."""
+    lines = dict(line.split(" ", 1) for line in (mount.path / ".stats").read_text().splitlines())
+    return float(lines.get("juicefs_fuse_ops_total_readdir", 0))
+
+
+def test_a_listing_is_kept_until_the_directory_changes(tmp_path: Path) -> None:
+    volume = format_volume(JFS, tmp_path, "listings")
+    with (
+        volume.mounted(JFS, "--readdir-cache", *QUICK, at=tmp_path / "keeps") as mount,
+        volume.mounted(JFS, *QUICK, at=tmp_path / "other") as other,
+    ):
+        folder = mount.path / "d"
+        folder.mkdir()
+        for number in range(100):
+            (folder / f"f{number}").touch()
+
+        def kept() -> bool:
+            """Whether a second listing asks for no rows."""
+            names = os.listdir(folder)
+            before = listings(mount)
+            assert os.listdir(folder) == names
+            return listings(mount) == before
+
+        assert not kept(), "a directory that changed this very second"
+        os.utime(folder, (1, 1))
+        eventually(kept, 10, "the listing to be kept")
+        assert len(os.listdir(folder)) == 100
+
+        (folder / "mine").touch()
+        assert "mine" in os.listdir(folder)
+        os.utime(folder, (1, 1))
+        eventually(kept, 10, "the listing to be kept again")
+        (other.path / "d" / "theirs").touch()
+        eventually(lambda: "theirs" in os.listdir(folder), 10, "the other mount's file to be listed")
+
+
+def test_without_it_rows_are_asked_for_each_time(tmp_path: Path) -> None:
+    volume = format_volume(JFS, tmp_path, "listings")
+    with volume.mounted(JFS, *QUICK) as mount:
+        (mount.path / "d").mkdir()
+        os.utime(mount.path / "d", (1, 1))
+        os.listdir(mount.path / "d")
+        before = listings(mount)
+        os.listdir(mount.path / "d")
+        assert listings(mount) > before
