@@ -142,7 +142,7 @@ SETATTR_IN: Final = Struct("<IIQQQqqqIIIIIII4x")
 """FATTR_..., -, handle, size, lock owner, atime, mtime, ctime, their nanoseconds, mode, -, uid, gid"""
 
 INODE_IN: Final = Struct("<Q")
-"""RENAME and RENAME2: the new directory; LINK: the inode"""
+"""RENAME and RENAME2: the new directory; LINK: the inode; INTERRUPT: the unique number of what is interrupted"""
 
 STATFS_OUT: Final = Struct("<QQQQQIII28x")
 """blocks, free, available, inodes, free, block size, longest name, fragment size"""

@@ -18,6 +18,7 @@ import trio
 
 from jfs.errors import CorruptRecord, FsError
 from jfs.fuse import kernel
+from jfs.fuse.dying import is_dying
 from jfs.fuse.kernel import IN_HEADER, INIT_IN, INIT_OUT, MOST_OPS, OUT_HEADER, Op
 from jfs.fuse.polling import Poller, ReadLock
 from jfs.fuse.requests import Landing
@@ -59,8 +60,11 @@ WANTED: Final = (
 GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN})
 """The mount is no more, or was aborted."""
 
-UNANSWERED: Final = frozenset({Op.FORGET, Op.BATCH_FORGET, Op.INTERRUPT})
-"""Nobody waits for a reply.  Inodes need no counting of lookups, and what is interrupted ends by itself."""
+UNANSWERED: Final = frozenset({Op.FORGET, Op.BATCH_FORGET})
+"""Nobody waits for a reply.  Inodes need no counting of lookups."""
+
+PATIENCE_S: Final = 2.0
+"""How often it is looked whether the process behind an interrupted request is being killed."""
 
 Reply = bytes | bytearray | memoryview
 
@@ -75,6 +79,9 @@ class Row(msgspec.Struct, frozen=True):
     handler: Callable[..., Awaitable[Any]]
     encode: Callable[[Any], Reply]
     """What the handler gave, as the reply's body.  Called after the last wait, so it may use what is shared."""
+
+    gives_handle: bool = False
+    """The reply is what the kernel needs to release what was opened, so it cannot be done without."""
 
 
 class Observer(Protocol):
@@ -119,6 +126,8 @@ class Session:
         self._lock = ReadLock()
         self._buffers: list[RequestBuffer] = []
         self._workers = 0
+        self._asked: dict[int, int] = {}
+        """Of each request under way: who could be told before it is done that it is not (a pid, or 0)."""
         self._ended = False
         self._nursery: trio.Nursery | None = None
 
@@ -148,16 +157,19 @@ class Session:
         while True:
             async with lock:
                 if self._ended:
-                    return
+                    break
                 buffer = self._buffers.pop() if self._buffers else RequestBuffer()
                 size = await self._receive(buffer)
                 if size == 0:
                     self._ended = True
-                    return
+                    break
                 if not lock.has_heir:
                     self._add_worker()
             await self._serve_one(buffer.memory, size)
             self._buffers.append(buffer)
+        self._workers -= 1
+        if self._workers == 0 and self._nursery is not None:
+            self._nursery.cancel_scope.cancel()  # whoever watches over interrupted requests
 
     async def _receive(self, buffer: RequestBuffer) -> int:
         """The next request; its length, or 0 after the last."""
@@ -206,6 +218,8 @@ class Session:
         if cred is None:
             cred = self._new_cred(uid, gid)
         self._requests[row.name] += 1
+        asked = self._asked
+        asked[unique] = 0 if row.gives_handle else pid
         try:
             args = row.decode(buffer, size, ino, cred)
             if self._observer.active:
@@ -214,17 +228,20 @@ class Session:
                 result = await row.handler(*args)
             reply = row.encode(result)
         except FsError as error:
-            self._refuse(unique, error.errno)
+            number, reply = error.errno, b""
         except CorruptRecord as error:
             log.error("%s: %s", row.name, error)
-            self._refuse(unique, errno.EIO)
+            number, reply = errno.EIO, b""
         except Exception:
             log.exception("%s failed", row.name)
-            self._refuse(unique, errno.EIO)
+            number, reply = errno.EIO, b""
         else:
-            length = len(reply)
-            header = OUT_HEADER.pack(OUT_HEADER.size + length, 0, unique)
-            self._write((header + reply,) if length <= SMALL else (header, reply))
+            number = 0
+        if asked.pop(unique, None) is None:
+            return  # it was interrupted and answered
+        length = len(reply)
+        header = OUT_HEADER.pack(OUT_HEADER.size + length, -number, unique)
+        self._write((header + reply,) if length <= SMALL else (header, reply))
 
     def _new_cred(self, uid: int, gid: int) -> Cred:
         """The kernel checks permissions and has applied the umask by the time it asks."""
@@ -250,8 +267,27 @@ class Session:
             self._init(unique, buffer)
         elif number == Op.DESTROY:
             self._write((OUT_HEADER.pack(OUT_HEADER.size, 0, unique),))
+        elif number == Op.INTERRUPT:
+            self._interrupt(kernel.INODE_IN.unpack_from(buffer, kernel.BODY)[0])
         elif number not in UNANSWERED:
             self._refuse(unique, errno.ENOSYS)
+
+    def _interrupt(self, unique: int) -> None:
+        """A signal came for a process that waits for this request."""
+        pid = self._asked.get(unique)
+        if pid and self._nursery is not None:
+            self._nursery.start_soon(self._let_go, unique, pid)
+
+    async def _let_go(self, unique: int, pid: int) -> None:
+        """A process that is being killed shall not hang for as long as the store does.  The request itself goes on.
+
+        Other signals wait: programs expect no EINTR of a file, and a killed writer's close is worth some patience too.
+        """
+        while unique in self._asked:
+            await trio.sleep(PATIENCE_S)
+            if unique in self._asked and is_dying(pid):
+                del self._asked[unique]
+                self._refuse(unique, errno.EINTR)
 
     def _init(self, unique: int, buffer: mmap.mmap) -> None:
         """Agree on a protocol."""

@@ -1,8 +1,11 @@
 """Mounting by either way, and what is said where the system refuses."""
 
 import os
+import signal
 import stat
+import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from jfs.errors import UserError
 from jfs.fuse import device, mounting, requests
 from jfs.fuse.kernel import Op
 from jfs.fuse.replies import Replies, Timeouts
-from jfs.fuse.session import Row, Session
+from jfs.fuse.session import PATIENCE_S, Row, Session
 from jfs.meta.types import TYPE_DIR, Attr
 
 OPTIONS = mounting.kernel_options([], name="v", read_only=True)
@@ -69,6 +72,39 @@ async def test_mounted_by_fusermount3(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(device, "_mount_directly", refuse)
     assert stat.S_IMODE((await look_at(tmp_path)).st_mode) == 0o711
+
+
+async def test_a_killed_process_does_not_hang_on_a_store_that_does(tmp_path: Path) -> None:
+    """SIGALRM is nobody's death; SIGKILL is, though the request is never answered."""
+    began, never = trio.Event(), trio.Event()
+
+    async def wait(ino: int) -> tuple[int, Attr]:
+        began.set()
+        await never.wait()
+        return ino, Attr(type=TYPE_DIR, mode=0o700, nlink=2)
+
+    row = Row("getattr", requests.inode, wait, Replies(Timeouts()).attr)
+    mounted = device.mount(str(tmp_path), OPTIONS)
+    quiet = Quiet()
+    session = Session(mounted.fd, {Op.GETATTR: row}, quiet, Counter(), quiet)
+    program = f"import os, signal; signal.signal(signal.SIGALRM, lambda *_: None); os.stat({str(tmp_path)!r})"
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.serve)
+            process = await nursery.start(partial(trio.run_process, [sys.executable, "-c", program], check=False))
+            await began.wait()
+            process.send_signal(signal.SIGALRM)
+            with trio.move_on_after(3 * PATIENCE_S):
+                await process.wait()
+            assert process.returncode is None
+            process.kill()
+            with trio.fail_after(20):
+                await process.wait()
+            assert process.returncode == -signal.SIGKILL
+            never.set()
+            session.stop()
+    finally:
+        mounted.close()
 
 
 @pytest.mark.parametrize("directly", [True, False])

@@ -9,14 +9,17 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
 from jfs.errors import CorruptRecord, FsError
 from jfs.fuse import kernel, requests
+from jfs.fuse import session as session_module
 from jfs.fuse.kernel import IN_HEADER, INIT_IN, INIT_OUT, OUT_HEADER, READ_IN, Op
 from jfs.fuse.session import MAX_WRITE, WANTED, Row, Session
 from jfs.meta.types import Cred
+from tests.deadline import eventually_async
 
 ROOM = 100
 
@@ -135,7 +138,7 @@ async def test_what_nobody_serves_is_refused_once_for_all() -> None:
 
 async def test_what_nobody_waits_for_is_not_answered() -> None:
     async with serving({Op.LOOKUP: row("lookup", echo)}) as side:
-        for op in (Op.FORGET, Op.BATCH_FORGET, Op.INTERRUPT):
+        for op in (Op.FORGET, Op.BATCH_FORGET, Op.INTERRUPT):  # the last for nobody
             await side.send(op, bytes(16))
         assert (await side.ask(Op.LOOKUP, b"x\0"))[0] == 0
 
@@ -165,6 +168,39 @@ async def test_one_that_waits_holds_up_nobody() -> None:
             assert await side.ask(Op.LOOKUP, b"free\0") == (0, b"free")
         gate.set()
         assert {(await side.answer())[0] for _ in held} == set(held)
+
+
+@pytest.mark.parametrize("dying", [True, False])
+@pytest.mark.parametrize("gives_handle", [True, False])
+async def test_only_the_dying_are_let_go(monkeypatch: pytest.MonkeyPatch, *, dying: bool, gives_handle: bool) -> None:
+    looked: list[int] = []
+
+    def is_dying(pid: int) -> bool:
+        looked.append(pid)
+        return dying
+
+    monkeypatch.setattr(session_module, "is_dying", is_dying)
+    monkeypatch.setattr(session_module, "PATIENCE_S", 0.01)
+    gate = trio.Event()
+
+    async def wait(*_: Any) -> bytes:
+        await gate.wait()
+        return b"done"
+
+    held = msgspec.structs.replace(row("lookup", wait), gives_handle=gives_handle)
+    async with serving({Op.LOOKUP: held, Op.RMDIR: row("rmdir", echo)}) as side:
+        unique = await side.send(Op.LOOKUP, b"x\0")
+        await side.send(Op.INTERRUPT, kernel.INODE_IN.pack(unique))
+        if dying and not gives_handle:
+            assert await side.answer() == (unique, errno.EINTR, b"")
+            gate.set()
+            assert (await side.ask(Op.RMDIR, b"y\0"))[0] == 0, "the late reply is not sent"
+        else:
+            if not gives_handle:
+                await eventually_async(lambda: len(looked) > 2, 5, "the process to be looked at")
+            gate.set()
+            assert await side.answer() == (unique, 0, b"done")
+    assert set(looked) == (set() if gives_handle else {7})
 
 
 async def test_what_is_under_way_is_answered_before_the_end() -> None:
