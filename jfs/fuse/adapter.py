@@ -37,7 +37,7 @@ class Adapter:
         self._negative = timeouts.negative > 0
         self._xattrs = xattrs
         self._readdir_cache = readdir_cache
-        self._replies = Replies(timeouts)
+        self._replies = Replies(timeouts, None if vfs.meta.engine.inline else vfs.meta.age_s)
         self.forget_attr: Callable[[Ino], None] = _nobody_believes
         """Makes the kernel ask for an inode's attributes again."""
 

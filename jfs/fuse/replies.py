@@ -1,6 +1,6 @@
 """What the Vfs gives, as the bodies of replies."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -47,8 +47,11 @@ class Timeouts(msgspec.Struct, frozen=True):
 class Replies:
     """Encodes for one mount."""
 
-    def __init__(self, timeouts: Timeouts) -> None:
+    def __init__(self, timeouts: Timeouts, age_s: Callable[[Ino], float] | None = None) -> None:
+        """`age_s`: how old the attributes may be that are told of an inode; None: they are fresh."""
         self.told = Told(timeouts.attr)
+        self._attr_s = timeouts.attr
+        self._age_s = age_s
         self._attr_valid = _split(timeouts.attr)
         self._entry_valid = _split(timeouts.entry)
         self._dir_valid = _split(timeouts.dir_entry)
@@ -66,7 +69,7 @@ class Replies:
             seconds, nanoseconds = self._entry_valid
             if attr.type == TYPE_FILE:
                 self.told.note(ino, attr)
-        attr_seconds, attr_nanoseconds = self._attr_valid
+        attr_seconds, attr_nanoseconds = self._attr_valid if self._age_s is None else self._left(self._age_s(ino))
         length = attr.length
         atime, atime_ns = divmod(attr.atime_ns, NANO)
         mtime, mtime_ns = divmod(attr.mtime_ns, NANO)
@@ -105,7 +108,7 @@ class Replies:
         mtime, mtime_ns = divmod(attr.mtime_ns, NANO)
         ctime, ctime_ns = divmod(attr.ctime_ns, NANO)
         return ATTR_OUT.pack(
-            *self._attr_valid,
+            *(self._attr_valid if self._age_s is None else self._left(self._age_s(ino))),
             0,
             ino,
             length,
@@ -124,6 +127,10 @@ class Replies:
             BLOCK_SIZE,
             0,
         )
+
+    def _left(self, age_s: float) -> tuple[int, int]:
+        """What the kernel may still believe: --attr-cache is for what both of us remember."""
+        return self._attr_valid if age_s <= 0 else _split(max(self._attr_s - age_s, 0.0))
 
     def created(self, made: tuple[Entry, Handle]) -> bytes:
         return self.entry(made[0]) + opened(made[1])
