@@ -65,7 +65,6 @@ AUTO_INVAL_DATA: Final = 1 << 12
 DO_READDIRPLUS: Final = 1 << 13
 ASYNC_DIO: Final = 1 << 15
 PARALLEL_DIROPS: Final = 1 << 18
-HANDLE_KILLPRIV: Final = 1 << 19
 MAX_PAGES: Final = 1 << 22
 
 # OPEN and CREATE: what the kernel may do with the handle.

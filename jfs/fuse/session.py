@@ -53,7 +53,6 @@ WANTED: Final = (
     | kernel.DO_READDIRPLUS
     | kernel.ASYNC_DIO
     | kernel.PARALLEL_DIROPS
-    | kernel.HANDLE_KILLPRIV
     | kernel.MAX_PAGES
 )
 
