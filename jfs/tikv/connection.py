@@ -153,6 +153,8 @@ class Connection:
             now = trio.current_time()
             if first.deadline > now:
                 await trio.sleep_until(first.deadline)
+                # After a standstill of this process, what has come meanwhile is read first.
+                await trio.lowlevel.checkpoint()
                 continue
             del expected[first]
             error = RpcError(f"{self._address} does not answer within {self._answer_s:g} s", code=DEADLINE_EXCEEDED)
