@@ -1,15 +1,23 @@
 """Two mounts of one volume: what one takes in of the other's changes."""
 
 import os
+import random
 
 import pytest
 import trio
 
+from jfs.meta import slices
+from jfs.meta.inodes import AttrChange
 from jfs.meta.kv.memory import MemoryEngine
-from jfs.meta.types import Attr, Ino
-from tests.vfs.mounted import RDWR, ScriptedStore, mount, mounted
+from jfs.meta.types import CHUNK_SIZE, ROOT, Attr, Ino
+from jfs.vfs.handles import Handle
+from jfs.vfs.vfs import VfsOptions
+from tests.vfs.mounted import BLOCK, MIB, RDWR, Mounted, ScriptedStore, mount, mounted, pattern
 
 APPENDING = RDWR | os.O_APPEND
+
+LARGE = 8 * MIB
+"""More is not compacted here: it would take long."""
 
 
 async def test_an_answer_that_was_overtaken_by_a_younger_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,3 +51,96 @@ async def test_an_answer_that_was_overtaken_by_a_younger_one(monkeypatch: pytest
         await here.close(last)
         await here.close(first)
         assert await there.content(b"log") == b"one\ntwo\nthree\n"
+
+
+class Relay:
+    """One file that two mounts hand to each other, and compact both; what must be in it."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.base = self.dice.choice((0, CHUNK_SIZE - 3 * BLOCK - 77))
+        """Below it is a hole."""
+        self.span = self.dice.choice((5, 20, 40)) * BLOCK
+        self.bytes = bytearray()
+        """From `base` on."""
+
+    async def turn(self, m: Mounted) -> None:
+        handle = await m.open(b"f")
+        for _ in range(self.dice.randrange(1, 6)):
+            action = self.dice.choices((self.write, self.cut, self.flush, self.look), (12, 2, 4, 3))[0]
+            await action(m, handle)
+        await m.close(handle)
+
+    def place(self) -> int:
+        at = self.dice.randrange(self.span)
+        return at if self.dice.random() < 0.6 else at // BLOCK * BLOCK
+
+    async def write(self, m: Mounted, handle: Handle) -> None:
+        at, size = self.place(), self.dice.choice((self.dice.randrange(1, 300), 4096, BLOCK, 3 * BLOCK + 5))
+        data = pattern(size, self.dice.randrange(1 << 30))
+        await m.write(handle, self.base + at, data)
+        self.bytes.extend(bytes(max(0, at - len(self.bytes))))
+        self.bytes[at : at + size] = data
+
+    async def cut(self, m: Mounted, handle: Handle) -> None:
+        length = self.place()
+        assert handle.file is not None
+        await m.vfs.setattr(ROOT, handle.file.ino, handle.fh, AttrChange(), self.base + length)
+        del self.bytes[length:]
+        self.bytes.extend(bytes(length - len(self.bytes)))
+
+    async def flush(self, m: Mounted, handle: Handle) -> None:
+        await m.vfs.flush(handle.fh)
+
+    async def look(self, m: Mounted, handle: Handle) -> None:
+        at, size = self.place(), self.dice.randrange(1, 3 * BLOCK)
+        assert await m.read(handle, self.base + at, size) == bytes(self.bytes[at : at + size])
+
+    async def compact(self, mounts: list[Mounted], ino: Ino) -> None:
+        """On one mount, or on both at the same time."""
+        index = (self.base + self.dice.choice((0, self.span))) // CHUNK_SIZE
+        plan = await mounts[0].meta.compaction_candidate(ino, index)
+        if plan is None or plan.size > LARGE:
+            return
+        async with trio.open_nursery() as nursery:
+            for m in self.dice.choice((mounts, [self.dice.choice(mounts)])):
+                nursery.start_soon(m.vfs.compactor.compact, ino, index)
+
+
+async def play(seed: int) -> None:
+    relay = Relay(seed)
+    dice = relay.dice
+    engine, store = MemoryEngine(), ScriptedStore()
+    options = VfsOptions(buffer_size=dice.choice((0, 16 * MIB)), compact=False)
+    async with (
+        mounted(engine=engine, store=store, options=options, trash_days=dice.choice((0, 0, 1))) as first,
+        mount(engine, store, options) as second,
+    ):
+        mounts = [first, second]
+        handle = await first.create(b"f")
+        assert handle.file is not None
+        ino = handle.file.ino
+        await first.vfs.setattr(ROOT, ino, handle.fh, AttrChange(), relay.base)
+        await first.close(handle)
+        for _ in range(dice.randrange(5, 40)):
+            await relay.turn(dice.choice(mounts))
+            if dice.random() < 0.5:
+                await relay.compact(mounts, ino)
+            if dice.random() < 0.5:
+                await dice.choice(mounts).vfs.cleaner.work_off()
+        for m in mounts:
+            await m.vfs.cleaner.work_off()
+            handle = await m.open(b"f", 0)
+            assert await m.read(handle, relay.base, 1 << 30) == bytes(relay.bytes)
+            await m.close(handle)
+
+
+@pytest.mark.parametrize("keep_from", [slices.KEEP_FROM, 4096], ids=lambda size: f"{size >> 10}K")
+def test_a_file_that_two_mounts_write_and_compact(keep_from: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slices, "KEEP_FROM", keep_from)  # leading slices of so many bytes may stay as they are
+    for seed in range(50):
+        try:
+            trio.run(play, seed)
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
