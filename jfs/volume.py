@@ -274,10 +274,12 @@ async def open_volume(
 
     Raises UserError.
     """
+    from jfs.chunk import heap
     from jfs.chunk.cache import open_cache
     from jfs.chunk.store import BlockStore
     from jfs.meta.client import MetaClient
 
+    heap.keep_freed()
     say_address(url)
     engine = open_engine(url)
     try:

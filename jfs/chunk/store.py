@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 import trio
 
+from jfs.chunk import heap
 from jfs.chunk.cache import DiskCache
 from jfs.chunk.codec import open_codec
 from jfs.chunk.descriptors import Descriptors
@@ -49,6 +50,7 @@ PREFETCH_QUEUE: Final = 64
 # One request to read ahead is on the disk's queue while the next is being made.
 PREFETCHERS: Final = 2
 IDLE_SWEEP_S: Final = 30.0
+HEAP_IDLE_S: Final = 3.0
 REMOVE_BATCH: Final = 16
 
 log = logging.getLogger(__name__)
@@ -583,12 +585,24 @@ class BlockStore:
             nursery.start_soon(self._run_bounding)
             if self.staging is not None:
                 nursery.start_soon(self._uploader.run)
+            nursery.start_soon(self._run_giving_back)
             task_status.started()
             while True:
                 await trio.sleep(IDLE_SWEEP_S)
                 self._descriptors.drop_idle()
                 if self._cache is not None:
                     self._cache.drop_idle()
+
+    async def _run_giving_back(self) -> None:
+        """When no block has come or gone for a while, the memory that is kept for them goes back to the system."""
+        seen = given_back = 0
+        while True:
+            await trio.sleep(HEAP_IDLE_S)
+            requests = self.stats.get.requests + self.stats.put.requests
+            if requests == seen != given_back:
+                await trio.to_thread.run_sync(heap.give_back)
+                given_back = requests
+            seen = requests
 
     async def _run_prefetch(self) -> None:
         while True:

@@ -114,9 +114,7 @@ class ReadAhead:
 
     # -- reading
 
-    def read_now(
-        self, slice_id: int, size: int, offset: int, length: int, fingerprint: bytes = b""
-    ) -> bytes | bytearray | None:
+    def read_now(self, slice_id: int, size: int, offset: int, length: int, fingerprint: bytes = b"") -> Buffer | None:
         """The range if it is at hand, without waiting; None: use `read`."""
         if self._kept:
             number, inside = divmod(offset, self._blocks.options.block_size)
@@ -127,7 +125,7 @@ class ReadAhead:
                 return self._part((slice_id, number), ahead, ahead.data, inside, length)
         return self._blocks.read_now(slice_id, size, offset, length, fingerprint)
 
-    def _part(self, key: tuple[int, int], ahead: _Ahead, data: Buffer, inside: int, length: int) -> bytes | bytearray:
+    def _part(self, key: tuple[int, int], ahead: _Ahead, data: Buffer, inside: int, length: int) -> memoryview:
         ahead.given += length
         ahead.used_at = trio.current_time()
         if self._kept.get(key) is ahead:  # not if another reader had the last of it meanwhile
@@ -135,7 +133,7 @@ class ReadAhead:
                 self._drop(key)
             else:
                 self._kept.move_to_end(key)
-        return bytes(memoryview(data)[inside : inside + length])
+        return memoryview(data)[inside : inside + length]
 
     async def read(self, slice_id: int, size: int, offset: int, length: int, fingerprint: bytes = b"") -> Buffer:
         """The bytes [offset, offset+length) of the slice.  Raises StoreError."""
