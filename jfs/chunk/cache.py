@@ -138,12 +138,14 @@ class DiskCache:
 
     def _verified_now(self, path: str, size: int, offset: int, length: int) -> bytes | bytearray | None:
         start, end = checksum.covering(offset, length, size)
-        data = self._descriptors.read(path, start, end - start)
-        if data is None:
-            return None
-        first = start // checksum.UNIT
-        tail = self._descriptors.read(path, size + first * 4, checksum.unit_count(end - start) * 4)
-        if tail is None or checksum.tail_of(data) != tail:
+        read = self._descriptors.read_into
+        data, tail = bytearray(end - start), bytearray(checksum.unit_count(end - start) * 4)
+        if end - start == size:
+            found = read(path, 0, (data, tail), len(data) + len(tail))
+        else:
+            first = start // checksum.UNIT
+            found = read(path, start, (data,), len(data)) and read(path, size + first * 4, (tail,), len(tail))
+        if not found or checksum.tail_of(data) != tail:
             return None  # no tail, or a bad block: `get` knows what to do
         return data if start == offset and len(data) == length else data[offset - start : offset - start + length]
 

@@ -17,9 +17,11 @@ def unit_count(size: int) -> int:
 
 def tail_of(data: bytes | bytearray | memoryview) -> bytes:
     """The tail of `data`, which starts at a unit's edge."""
-    return b"".join(
-        google_crc32c.value(bytes(data[start : start + UNIT])).to_bytes(4, "big") for start in range(0, len(data), UNIT)
-    )
+    value = google_crc32c.value
+    with memoryview(data) as view:
+        return b"".join(
+            [value(bytes(view[start : start + UNIT])).to_bytes(4, "big") for start in range(0, len(view), UNIT)]
+        )
 
 
 def tail_size(fd: int, size: int) -> int | None:

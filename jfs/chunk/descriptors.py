@@ -6,10 +6,14 @@ A file whose name or bytes the kernel does not hold in memory is "not now": the 
 import ctypes
 import errno
 import os
+import resource
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final
 
-CAPACITY: Final = 256
+MOST: Final = 2048
+SHARE: Final = 8
+"""Of the files that the process may have open, one in so many."""
 
 _SYS_OPENAT2: Final = 437
 _RESOLVE_CACHED: Final = 0x20
@@ -41,8 +45,9 @@ def open_cached(path: str) -> int:
 class Descriptors:
     """Descriptors of the files read last.  For one thread."""
 
-    def __init__(self, capacity: int = CAPACITY) -> None:
-        self._capacity = capacity
+    def __init__(self, capacity: int = MOST) -> None:
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._capacity = capacity if soft == resource.RLIM_INFINITY else min(capacity, soft // SHARE)
         self._open: OrderedDict[str, int] = OrderedDict()
         self._used: set[str] = set()
 
@@ -51,6 +56,11 @@ class Descriptors:
 
     def read(self, path: str, offset: int, length: int) -> bytearray | None:
         """All `length` bytes at `offset` if they are in memory, else None."""
+        data = bytearray(length)
+        return data if self.read_into(path, offset, (data,), length) else None
+
+    def read_into(self, path: str, offset: int, buffers: Sequence[bytearray], length: int) -> bool:
+        """Fill the buffers, of `length` bytes in all, with what is in memory; whether all of it was."""
         fd = self._open.get(path)
         try:
             if fd is None:
@@ -58,12 +68,9 @@ class Descriptors:
             else:
                 self._open.move_to_end(path)
             self._used.add(path)
-            data = bytearray(length)
-            if os.preadv(fd, (data,), offset, os.RWF_NOWAIT) == length:
-                return data
+            return os.preadv(fd, buffers, offset, os.RWF_NOWAIT) == length
         except OSError:  # not there, not in memory, or a file system that cannot tell: a thread will find out which
-            return None
-        return None
+            return False
 
     def _add(self, path: str) -> int:
         fd = open_cached(path)
