@@ -235,4 +235,4 @@ def test_a_slow_server_is_only_slow(new_volume: NewVolume, proxy: Proxy, tmp_pat
             write_and_sync(mount.path / "f", noise(1, 5 * MIB))
         with volume.mounted(JFS, "--cache-dir", str(tmp_path / "colder")) as mount:
             assert (mount.path / "f").read_bytes() == noise(1, 5 * MIB)
-    assert proxy.struck[Fault.SLOW] > 5
+    assert proxy.struck[Fault.SLOW] >= 4  # two blocks, both ways
