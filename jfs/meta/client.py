@@ -540,7 +540,7 @@ class MetaClient:
     async def commit_compaction(self, plan: CompactionPlan, slice_id: int, fingerprint: bytes = b"") -> list[SliceRef]:
         """The slices that are dead now.  EINVAL: the chunk has changed, the new slice's blocks are to be removed."""
         operation = partial(files.commit_compaction, delay=self.settings.trash_days > 0)
-        return await self.write(operation, plan, slice_id, self.now_ns(), fingerprint)
+        return await self.write(operation, plan, slice_id, self.now_ns(), fingerprint, turn=(plan.ino,))
 
     # -- data to remove
 

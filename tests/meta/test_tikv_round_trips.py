@@ -4,6 +4,7 @@ import os
 from collections.abc import Awaitable, Callable
 
 import pytest
+import trio
 
 from jfs.meta.client import MetaClient
 from jfs.meta.engines import open_engine
@@ -106,3 +107,23 @@ async def test_fingerprints(tikv_cluster: Cluster) -> None:
         spent = await cost(tikv_cluster, lambda r=record: client.write_slices(ino, 0, r, client.now_ns(), bytes(16)))
         assert spent == {"tso": 1, "batch_get": 1, **COMMIT}
     assert await cost(tikv_cluster, lambda: client.fingerprints(refs)) == {"tso": 1, "batch_get": 1}
+
+
+async def test_changes_of_one_inode_take_turns(tikv_cluster: Cluster) -> None:
+    """None of them has to be done again."""
+    client = await volume(tikv_cluster, "turns")
+    entry = await make_file(client, b"f")
+    for number in range(3):
+        await append(client, entry.ino, 0, number * 100, 100)
+    plan = await client.compaction_candidate(entry.ino, 0)
+    assert plan is not None
+    compacted, *written = [await client.new_slice_id() for _ in range(3)]
+
+    async def at_once() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.commit_compaction, plan, compacted)
+            for slice_id in written:
+                nursery.start_soon(client.write_slices, entry.ino, 0, [Slice(300, slice_id, 9, 0, 9)], client.now_ns())
+
+    assert (await cost(tikv_cluster, at_once))["prewrite"] == 3
+    assert len(await client.read_chunk(entry.ino, 0)) == 3
