@@ -8,6 +8,7 @@ from collections.abc import Generator
 
 import pytest
 import trio
+from hypothesis import settings
 
 from tests.deadline import eventually, eventually_async
 from tests.s3server import S3Server, start_s3_server
@@ -24,8 +25,10 @@ __all__ = [
 
 
 def pytest_configure() -> None:
-    """SIGTERM ends the run as Ctrl-C does, so that no mount is left behind."""
+    """SIGTERM ends the run as Ctrl-C does, so that no mount is left behind; an example of hypothesis may take its time."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    settings.register_profile("unhurried", parent=settings(), deadline=None)
+    settings.load_profile("unhurried")
 
 
 @pytest.hookimpl(tryfirst=True)
