@@ -57,14 +57,14 @@ class Poller:
         if self.credit < CREDIT_MAX:
             self.credit += 1
 
-    async def wait_readable(self) -> None:
-        """As trio's, but polls first; may return without a checkpoint.  ClosedResourceError once closed."""
+    async def wait_readable(self, *, eager: bool = True) -> None:
+        """As trio's, but if `eager` polls first; may return without a checkpoint.  ClosedResourceError once closed."""
         poll = self._poll
         if poll(0):
             self.hit()
             return
         began = perf_counter_ns()
-        if self.credit > 0:
+        if eager and self.credit > 0:
             end = began + SPIN_NS
             self._streak = 0
             turn = began + TURN_NS

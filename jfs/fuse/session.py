@@ -181,7 +181,8 @@ class Session:
                 size = os.readv(self._fd, whole if room is None else (buffer.head, room, buffer.rest))
             except BlockingIOError:
                 try:
-                    await poller.wait_readable()
+                    # What is under way waits for a server or a thread, which can use the processor better than polling.
+                    await poller.wait_readable(eager=not self._asked)
                 except trio.ClosedResourceError:
                     return 0
             except OSError as error:

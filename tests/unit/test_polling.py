@@ -48,6 +48,18 @@ async def test_a_few_misses_end_the_polling(pipe: tuple[int, int]) -> None:
     assert poller.credit <= 0
 
 
+async def test_who_is_not_eager_sleeps_at_once(pipe: tuple[int, int]) -> None:
+    poller = Poller(pipe[0])
+    os.write(pipe[1], b"x")
+    await poller.wait_readable(eager=False)
+    assert (poller.hits, poller.sleeps) == (1, 0), "what is there already needs no sleep"
+    os.read(pipe[0], 1)
+    credit = poller.credit = CREDIT_MAX
+    with trio.move_on_after(0.01):
+        await poller.wait_readable(eager=False)
+    assert (poller.credit, poller.sleeps) == (credit, 1), "and it costs no credit"
+
+
 async def test_other_tasks_get_their_turn_however_fast_requests_come(pipe: tuple[int, int]) -> None:
     poller = Poller(pipe[0])
     os.write(pipe[1], b"x")
