@@ -14,7 +14,7 @@ from jfs.fuse.kernel import COUNT_OUT, Op
 from jfs.fuse.replies import Replies, Timeouts
 from jfs.fuse.session import Row
 from jfs.meta.inodes import AttrChange
-from jfs.meta.types import Attr, Cred, Entry, Ino
+from jfs.meta.types import Attr, Cred, Entry, Ino, is_trash
 from jfs.vfs.directories import DirRow
 from jfs.vfs.handles import Handle
 from jfs.vfs.vfs import Vfs
@@ -23,6 +23,9 @@ OF_HANDLES: Final = frozenset({"read", "write", "flush", "fsync", "release"})
 
 QUIET_S: Final = 1.0
 """A directory that changed so recently may change again without a new mtime (--skip-dir-mtime, also of other clients)."""
+
+MOST_FOUND: Final = 10_000
+"""Files of the trash that the kernel is known to have looked up there; forgetting them costs it another look."""
 
 ABSENT: Final = Entry(0, Attr(type=0))
 """A name that the kernel may believe to be free for a while."""
@@ -38,6 +41,7 @@ class Adapter:
         self._xattrs = xattrs
         self._readdir_cache = readdir_cache
         self._replies = Replies(timeouts, None if vfs.meta.engine.inline else vfs.meta.age_s)
+        self._found_in_trash: set[Ino] = set()
         self.forget_attr: Callable[[Ino], None] = _nobody_believes
         """Makes the kernel ask for an inode's attributes again."""
 
@@ -105,11 +109,16 @@ class Adapter:
 
     async def lookup(self, cred: Cred, parent: Ino, name: bytes) -> Entry:
         try:
-            return await self._vfs.lookup(cred, parent, name)
+            entry = await self._vfs.lookup(cred, parent, name)
         except FsError as error:
             if error.errno != errno.ENOENT or not self._negative:
                 raise
             return ABSENT
+        if is_trash(parent):
+            if len(self._found_in_trash) >= MOST_FOUND:
+                self._found_in_trash.clear()
+            self._found_in_trash.add(entry.ino)
+        return entry
 
     def _found(self, entry: Entry) -> bytes:
         return self._replies.absent if entry is ABSENT else self._replies.entry(entry)
@@ -134,16 +143,29 @@ class Adapter:
                 atime_ns=now if atime_now else change.atime_ns,
                 mtime_ns=now if mtime_now else change.mtime_ns,
             )
-        return ino, await self._vfs.setattr(cred, ino, fh, change, size)
+        try:
+            return ino, await self._vfs.setattr(cred, ino, fh, change, size)
+        except FsError as error:
+            if fh is None and await self._went_to_the_trash(ino, error):
+                raise FsError(errno.ESTALE) from None
+            raise
+
+    async def _went_to_the_trash(self, ino: Ino, error: FsError) -> bool:
+        """Whether an inode must not be changed because it is in the trash, where the kernel has not looked for it."""
+        if error.errno != errno.EPERM or ino in self._found_in_trash:
+            return False
+        return is_trash((await self._vfs.meta.getattr(ino, fresh=True)).parent)
 
     # -- files and directories
 
     async def open(self, cred: Cred, ino: Ino, flags: int) -> Handle:
+        """ESTALE where the kernel knew the inode by a name that leads elsewhere by now: it looks the name up again."""
         try:
             handle = await self._vfs.open(cred, ino, flags)
         except FsError as error:
-            # The kernel knew the inode by a name that leads elsewhere by now: ESTALE makes it look the name up again.
-            raise FsError(errno.ESTALE if error.errno == errno.ENOENT else error.errno) from None
+            if error.errno == errno.ENOENT or await self._went_to_the_trash(ino, error):
+                raise FsError(errno.ESTALE) from None
+            raise
         if handle.file is not None and self._replies.told.misled(ino, handle.file.shown(handle.file.attr)):
             self.forget_attr(ino)
         return handle

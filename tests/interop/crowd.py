@@ -194,9 +194,16 @@ class Worker:
             actions[number](self.place())
             self.steps[f"shared {number}"] += 1
         except OSError as error:
-            if error.errno not in COLLISIONS:
+            if error.errno not in COLLISIONS and not self.refused_in_the_trash(error):
                 raise
             self.steps[f"shared {number} {errno.errorcode[error.errno]}"] += 1
+
+    def refused_in_the_trash(self, error: OSError) -> bool:
+        """Another mount has moved the file to the trash between the look at its name and the open or the truncate.
+
+        A mount of jfs has the kernel look again; the peer's refuses to change what is in the trash.
+        """
+        return error.errno == errno.EPERM and self.job.trash and str(self.mount) not in self.job.ours
 
     def folder(self) -> str:
         return f"d{self.dice.randrange(3)}"

@@ -153,6 +153,29 @@ def test_both_write_at_once(mounts: tuple[Mount, Mount], volume: Volume) -> None
     assert len(inodes) == len(set(inodes))
 
 
+def test_a_name_that_went_to_the_trash_elsewhere(mounts: tuple[Mount, Mount]) -> None:
+    """The kernel still knows it for a while: an open for writing must not meet the file in the trash, which is not to change."""
+    here, there = (mount.path for mount in mounts)
+    for name in ("written", "cut"):
+        (here / name).write_text("old")
+        eventually((there / name).exists, 5, "the file")
+        (here / name).stat()
+        os.unlink(there / name)
+        if name == "written":
+            (here / name).write_text("new")
+            assert (here / name).read_text() == "new"
+        else:
+            with pytest.raises(FileNotFoundError):
+                os.truncate(here / name, 1)
+    kept = next((here / ".trash").glob("*/*-written"))
+    for _ in range(2):
+        with pytest.raises(PermissionError):
+            kept.write_text("changed")
+        with pytest.raises(PermissionError):
+            os.truncate(kept, 1)
+    assert kept.read_text() == "old"
+
+
 @pytest.mark.parametrize("client", [JFS, PEER], ids=lambda client: client.name)
 def test_sessions_are_told_alike(mounts: tuple[Mount, Mount], volume: Volume, client: Client) -> None:
     sessions = json.loads(client.run("status", volume.url).stdout)["Sessions"]
