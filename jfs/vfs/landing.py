@@ -19,16 +19,20 @@ if TYPE_CHECKING:
 LARGE: Final = 64 << 10
 """Smaller writes are copied faster than guessed."""
 
+SMALL_IN_A_ROW: Final = 4
+"""So many of them end the guessing.  One alone is the rest of a large write whose memory does not begin with a page."""
+
 
 class Landing:
     """One mount's guess about the next write."""
 
-    __slots__ = ("_before", "_buffer", "_last", "_pool", "_spare", "_spare_used", "_start", "landed")
+    __slots__ = ("_before", "_buffer", "_last", "_pool", "_small", "_spare", "_spare_used", "_start", "landed")
 
     def __init__(self, pool: BufferPool) -> None:
         self._pool = pool
         self._last: FileWriter | None = None
         self._before: FileWriter | None = None
+        self._small = 0
         self._spare: Buffer | None = None
         self._spare_used = False
         self._buffer: Buffer | None = None
@@ -38,8 +42,14 @@ class Landing:
 
     def note(self, writer: "FileWriter", size: int) -> None:
         """A write of so many bytes went to the file; the next is guessed to go where the one before this went."""
-        self._before = self._last
-        self._last = writer if size >= LARGE else None
+        if size >= LARGE:
+            self._small = 0
+            self._before = self._last
+            self._last = writer
+        elif self._last is not None:
+            self._small += 1
+            if self._small >= SMALL_IN_A_ROW:
+                self._before = self._last = None
 
     def room(self) -> memoryview | None:
         """Where the next write's data is likely to belong."""

@@ -79,6 +79,33 @@ async def test_two_files_that_take_turns_are_told_apart() -> None:
             assert await m.content(name) == content
 
 
+async def test_the_rest_of_a_large_write_ends_no_row() -> None:
+    """A buffer that begins within a page is cut by the kernel: two files take turns, each with a large part and a few bytes."""
+    async with mounted() as m:
+        handles = [await m.create(name, WRONLY) for name in (b"a", b"b")]
+        reader = Reader(m)
+        data = pattern(BLOCK // 4)
+        for offset in range(0, BLOCK, BLOCK // 4):
+            for handle in handles:
+                await reader.write(handle, offset, data[:-10])
+                await reader.write(handle, offset + len(data) - 10, data[-10:])
+        assert all(reader.hits[8::2]), "the large parts"
+        for name, handle in zip((b"a", b"b"), handles, strict=True):
+            await m.close(handle)
+            assert await m.content(name) == data * 4
+
+
+async def test_small_writes_end_the_guessing() -> None:
+    async with mounted() as m:
+        handle = await m.create(b"f", WRONLY)
+        for number in range(4):
+            await m.write(handle, number * LARGE, bytes(LARGE))
+        assert m.vfs.landing.room() is not None
+        for number in range(4):
+            await m.write(handle, 4 * LARGE + number, b"x")
+        assert m.vfs.landing.room() is None
+
+
 async def test_small_writes_are_not_guessed() -> None:
     async with mounted() as m:
         handle = await m.create(b"f", WRONLY)
