@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import trio
@@ -43,7 +44,6 @@ class Nothing:
 
     def rows(self) -> dict[Op, Row]:
         reply = Replies(Timeouts())
-        write = lambda buffer, size, ino, cred: requests.write(self, buffer, size, ino, cred)  # noqa: E731
         return {
             Op.LOOKUP: Row("lookup", requests.name, self.lookup, reply.entry),
             Op.GETATTR: Row("getattr", requests.inode, self.getattr, reply.attr),
@@ -51,7 +51,7 @@ class Nothing:
             Op.CREATE: Row("create", requests.create, self.create, reply.created),
             Op.OPEN: Row("open", requests.flags, self.open, replies.opened),
             Op.READ: Row("read", requests.read, self.read, _as_it_is),
-            Op.WRITE: Row("write", write, self.write, replies.wrote),
+            Op.WRITE: Row("write", partial(requests.write, self), self.write, replies.wrote),
             Op.FLUSH: Row("flush", requests.handle, self.nothing, replies.nothing),
             Op.RELEASE: Row("release", requests.handle, self.nothing, replies.nothing),
             Op.STATFS: Row("statfs", requests.no_more, self.statfs, replies.statfs),

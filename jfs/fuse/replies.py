@@ -70,10 +70,6 @@ class Replies:
             if attr.type == TYPE_FILE:
                 self.told.note(ino, attr)
         attr_seconds, attr_nanoseconds = self._attr_valid if self._age_s is None else self._left(self._age_s(ino))
-        length = attr.length
-        atime, atime_ns = divmod(attr.atime_ns, NANO)
-        mtime, mtime_ns = divmod(attr.mtime_ns, NANO)
-        ctime, ctime_ns = divmod(attr.ctime_ns, NANO)
         return ENTRY_OUT.pack(
             ino,
             0,
@@ -81,51 +77,17 @@ class Replies:
             attr_seconds,
             nanoseconds,
             attr_nanoseconds,
-            ino,
-            length,
-            (length + 511) >> 9,
-            atime,
-            mtime,
-            ctime,
-            atime_ns,
-            mtime_ns,
-            ctime_ns,
-            S_IFMT_OF[attr.type] | attr.mode,
-            attr.nlink,
-            attr.uid,
-            attr.gid,
-            attr.rdev,
-            BLOCK_SIZE,
-            0,
+            *_fields(ino, attr),
         )
 
     def attr(self, ino_and_attr: tuple[Ino, Attr]) -> bytes:
         ino, attr = ino_and_attr
         if attr.type == TYPE_FILE:
             self.told.note(ino, attr)
-        length = attr.length
-        atime, atime_ns = divmod(attr.atime_ns, NANO)
-        mtime, mtime_ns = divmod(attr.mtime_ns, NANO)
-        ctime, ctime_ns = divmod(attr.ctime_ns, NANO)
         return ATTR_OUT.pack(
             *(self._attr_valid if self._age_s is None else self._left(self._age_s(ino))),
             0,
-            ino,
-            length,
-            (length + 511) >> 9,
-            atime,
-            mtime,
-            ctime,
-            atime_ns,
-            mtime_ns,
-            ctime_ns,
-            S_IFMT_OF[attr.type] | attr.mode,
-            attr.nlink,
-            attr.uid,
-            attr.gid,
-            attr.rdev,
-            BLOCK_SIZE,
-            0,
+            *_fields(ino, attr),
         )
 
     def _left(self, age_s: float) -> tuple[int, int]:
@@ -151,6 +113,32 @@ class Replies:
                 kind = S_IFMT_OF[attr.type] >> 12
                 parts += (self._entry(ino, attr), DIRENT.pack(ino, next_offset, length, kind), name, padding)
         return b"".join(parts)
+
+
+def _fields(ino: Ino, attr: Attr) -> tuple[int, ...]:
+    """As in `kernel.ATTR`."""
+    length = attr.length
+    atime, atime_ns = divmod(attr.atime_ns, NANO)
+    mtime, mtime_ns = divmod(attr.mtime_ns, NANO)
+    ctime, ctime_ns = divmod(attr.ctime_ns, NANO)
+    return (
+        ino,
+        length,
+        (length + 511) >> 9,
+        atime,
+        mtime,
+        ctime,
+        atime_ns,
+        mtime_ns,
+        ctime_ns,
+        S_IFMT_OF[attr.type] | attr.mode,
+        attr.nlink,
+        attr.uid,
+        attr.gid,
+        attr.rdev,
+        BLOCK_SIZE,
+        0,
+    )
 
 
 def _split(seconds: float) -> tuple[int, int]:

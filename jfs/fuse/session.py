@@ -114,9 +114,9 @@ class Session:
     ) -> None:
         """`fd`: a mounted /dev/fuse, not blocking.  `requests` counts them by name."""
         self._fd = fd
-        self._rows: list[Row | None] = [
-            rows.get(Op(number)) if number in _NUMBERS else None for number in range(MOST_OPS)
-        ]
+        self._rows: list[Row | None] = [None] * MOST_OPS
+        for op, row in rows.items():
+            self._rows[op] = row
         self._observer = observer
         self._requests = requests
         self._landing = landing
@@ -143,8 +143,7 @@ class Session:
 
     def forget_attr(self, ino: Ino) -> None:
         """Have the kernel ask for the inode's attributes again."""
-        body = kernel.INVAL_INODE.pack(ino, -1, 0)
-        self._write((OUT_HEADER.pack(OUT_HEADER.size + len(body), kernel.NOTIFY_INVAL_INODE, 0), body))
+        self._answer(0, kernel.NOTIFY_INVAL_INODE, kernel.INVAL_INODE.pack(ino, -1, 0))
 
     def _add_worker(self) -> None:
         if self._nursery is not None and self._workers < MOST_WORKERS:
@@ -239,9 +238,7 @@ class Session:
             number = 0
         if asked.pop(unique, None) is None:
             return  # it was interrupted and answered
-        length = len(reply)
-        header = OUT_HEADER.pack(OUT_HEADER.size + length, -number, unique)
-        self._write((header + reply,) if length <= SMALL else (header, reply))
+        self._answer(unique, -number, reply)
 
     def _new_cred(self, uid: int, gid: int) -> Cred:
         """The kernel checks permissions and has applied the umask by the time it asks."""
@@ -250,12 +247,12 @@ class Session:
         cred = self._creds[uid, gid] = Cred(uid=uid, gid=gid)
         return cred
 
-    def _refuse(self, unique: int, number: int) -> None:
-        self._write((OUT_HEADER.pack(OUT_HEADER.size, -number, unique),))
-
-    def _write(self, parts: tuple[Reply, ...]) -> None:
+    def _answer(self, unique: int, number: int, body: Reply = b"") -> None:
+        """`number`: -errno or 0; with `unique` 0 the kind of what the kernel is told unasked."""
+        length = len(body)
+        header = OUT_HEADER.pack(OUT_HEADER.size + length, number, unique)
         try:
-            os.writev(self._fd, parts)
+            os.writev(self._fd, (header + body,) if length <= SMALL else (header, body))
         except OSError as error:
             # ENOENT: whoever asked was killed meanwhile, or an inode to be forgotten is not known to the kernel.
             if error.errno != errno.ENOENT and error.errno not in GONE:
@@ -266,11 +263,11 @@ class Session:
         if number == Op.INIT:
             self._init(unique, buffer)
         elif number == Op.DESTROY:
-            self._write((OUT_HEADER.pack(OUT_HEADER.size, 0, unique),))
+            self._answer(unique, 0)
         elif number == Op.INTERRUPT:
             self._interrupt(kernel.INODE_IN.unpack_from(buffer, kernel.BODY)[0])
         elif number not in UNANSWERED:
-            self._refuse(unique, errno.ENOSYS)
+            self._answer(unique, -errno.ENOSYS)
 
     def _interrupt(self, unique: int) -> None:
         """A signal came for a process that waits for this request."""
@@ -287,7 +284,7 @@ class Session:
             await trio.sleep(PATIENCE_S)
             if unique in self._asked and is_dying(pid):
                 del self._asked[unique]
-                self._refuse(unique, errno.EINTR)
+                self._answer(unique, -errno.EINTR)
 
     def _init(self, unique: int, buffer: mmap.mmap) -> None:
         """Agree on a protocol."""
@@ -297,10 +294,10 @@ class Session:
                 "the kernel speaks FUSE %d.%d; %d.%d or newer is needed (Linux 4.20)",
                 major,
                 minor,
-                7,
+                kernel.MAJOR,
                 kernel.OLDEST_MINOR,
             )
-            self._refuse(unique, errno.EPROTO)
+            self._answer(unique, -errno.EPROTO)
             self._ended = True
             return
         body = INIT_OUT.pack(
@@ -315,7 +312,4 @@ class Session:
             MAX_PAGES,
             *(0,) * 4,
         )
-        self._write((OUT_HEADER.pack(OUT_HEADER.size + len(body), 0, unique), body))
-
-
-_NUMBERS: Final = frozenset(Op)
+        self._answer(unique, 0, body)
