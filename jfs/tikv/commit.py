@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
@@ -43,6 +43,7 @@ SETTLE_S: Final = 60.0
 """How long it is tried to find out what became of a commit."""
 
 Part = tuple[Region, list[Mutation]]
+Item = TypeVar("Item")
 
 
 class Commit:
@@ -83,16 +84,8 @@ class Commit:
         by_key = {each.key: each for each in mutations}
         parts: list[Part] = []
         for region, keys in (await self._cluster.regions.group(by_key, self._backoff)).items():
-            piece: list[Mutation] = []
-            size = 0
-            for key in keys:
-                more = len(key) + len(by_key[key].value)
-                if piece and size + more > BATCH_BYTES and not self._small:
-                    parts.append((region, piece))
-                    piece, size = [], 0
-                piece.append(by_key[key])
-                size += more
-            parts.append((region, piece))
+            mine = [by_key[key] for key in keys]
+            parts += [(region, piece) for piece in _pieces(mine, lambda each: len(each.key) + len(each.value))]
         parts.sort(key=lambda part: all(each.key != self._primary for each in part[1]))
         return parts
 
@@ -264,7 +257,7 @@ class Commit:
         while keys:
             later: list[bytes] = []
             for region, mine in (await self._cluster.regions.group(keys, backoff)).items():
-                for piece in _pieces(mine):
+                for piece in _pieces(mine, len):
                     answer = await self._cluster.ask(region, path, request_of(piece), backoff)
                     if answer is None:
                         later += piece
@@ -276,16 +269,17 @@ class Commit:
         self._cluster.background(partial(_tidy, partial(work, keys)))
 
 
-def _pieces(keys: Sequence[bytes]) -> Iterator[list[bytes]]:
-    """Keys for one request each."""
-    piece: list[bytes] = []
+def _pieces(items: Sequence[Item], size_of: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """What one request takes of them at a time."""
+    piece: list[Item] = []
     size = 0
-    for key in keys:
-        if piece and size + len(key) > BATCH_BYTES:
+    for each in items:
+        more = size_of(each)
+        if piece and size + more > BATCH_BYTES:
             yield piece
             piece, size = [], 0
-        piece.append(key)
-        size += len(key)
+        piece.append(each)
+        size += more
     if piece:
         yield piece
 
