@@ -66,6 +66,14 @@ class Mount:
         found = subprocess.run(["pgrep", "-g", str(self.process.pid)], capture_output=True, text=True)
         return [int(pid) for pid in found.stdout.split()]
 
+    def figure(self, name: str) -> float:
+        """One of the figures in its `.stats`."""
+        for line in (self.path / ".stats").read_text().splitlines():
+            found, value = line.split()
+            if found == f"juicefs_{name}":
+                return float(value)
+        raise AssertionError(f"no {name} in .stats")
+
     def expect_log(self, *patterns: str) -> None:
         """Lines at WARNING or above that match one of these are part of the test."""
         self.expected += patterns

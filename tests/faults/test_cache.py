@@ -19,15 +19,6 @@ MIB = 1 << 20
 FILES = 12
 
 
-def figure(mount: Mount, name: str) -> float:
-    """One of the mount's figures."""
-    for line in (mount.path / ".stats").read_text().splitlines():
-        found, value = line.split()
-        if found == f"juicefs_{name}":
-            return float(value)
-    raise AssertionError(f"no {name} in .stats")
-
-
 def cached_blocks(cache: Path) -> list[Path]:
     return sorted(path for path in cache.rglob("raw/chunks/*/*/*") if path.is_file() and path.suffix != ".tmp")
 
@@ -148,8 +139,8 @@ def test_folder_is_read_only(volume: Volume, tmp_path: Path, small_disk: Callabl
             immutable(disk, on=True)
             try:
                 eventually(lambda: warnings(mount), 20, "a line in the log")
-                reads = figure(mount, "blockcache_hits")
-                eventually(lambda: figure(mount, "blockcache_hits") > reads + 10, 20, "reads of what it holds")
+                reads = mount.figure("blockcache_hits")
+                eventually(lambda: mount.figure("blockcache_hits") > reads + 10, 20, "reads of what it holds")
             finally:
                 immutable(disk, on=False)
         assert len(warnings(mount)) == 1
@@ -218,7 +209,7 @@ def test_disk_is_full(volume: Volume, tmp_path: Path, small_disk: Callable[..., 
     with volume.mounted(JFS, "--cache-dir", str(disk), "--free-space-ratio", "0") as mount:
         with loaded(mount) as load:
             some_rounds(load, 5)
-            assert figure(mount, "blockcache_evicts") > 0
+            assert mount.figure("blockcache_evicts") > 0
             with pytest.raises(OSError, match="No space left"):
                 (disk / "others").write_bytes(bytes(9 * MIB))
             some_rounds(load, 3)
@@ -250,7 +241,7 @@ def test_foreign_files_are_left_alone(volume: Volume, tmp_path: Path, small_disk
         loaded(mount) as load,
     ):
         some_rounds(load, 3)
-        eventually(lambda: figure(mount, "blockcache_evicts") > 0, 20, "evictions")
+        eventually(lambda: mount.figure("blockcache_evicts") > 0, 20, "evictions")
     assert [path.read_bytes() for path in strangers] == [b"12345"] * len(strangers)
     assert (disk / "lost+found").is_dir()
 
@@ -286,10 +277,10 @@ def test_warm_cache_is_used_after_a_restart(volume: Volume, tmp_path: Path) -> N
         drop_caches()
         for number in range(FILES):
             assert (mount.path / f"f{number}").read_bytes() == content(number)
-        assert figure(mount, "object_request_data_bytes_GET") == 0
-        assert figure(mount, "blockcache_hit_bytes") >= FILES * MIB
-        eventually(lambda: figure(mount, "blockcache_blocks") == FILES, 10, "the index to be rebuilt")
-        assert figure(mount, "blockcache_bytes") == sum(MIB + number + 4096 for number in range(FILES))
+        assert mount.figure("object_request_data_bytes_GET") == 0
+        assert mount.figure("blockcache_hit_bytes") >= FILES * MIB
+        eventually(lambda: mount.figure("blockcache_blocks") == FILES, 10, "the index to be rebuilt")
+        assert mount.figure("blockcache_bytes") == sum(MIB + number + 4096 for number in range(FILES))
 
 
 def test_disk_hangs(volume: Volume, tmp_path: Path) -> None:

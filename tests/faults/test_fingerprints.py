@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.deadline import eventually
-from tests.mounts import JFS, Mount, Volume, format_volume
+from tests.mounts import JFS, Volume, format_volume
 
 SIZE = 9 << 20
 WRONG = "not those that were written"
@@ -19,11 +19,6 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def figure(mount: Mount, name: str) -> int:
-    lines = dict(line.split() for line in (mount.path / ".stats").read_text().splitlines())
-    return int(float(lines[f"juicefs_{name}"]))
-
-
 def written(volume: Volume, *flags: str) -> bytes:
     """What file `f` holds; the second of its three objects is bad then."""
     data = os.urandom(SIZE)
@@ -31,7 +26,7 @@ def written(volume: Volume, *flags: str) -> bytes:
         (mount.path / "f").write_bytes(data)
         (mount.path / "small").write_bytes(b"small")
         if "--writeback" in flags:
-            eventually(lambda: figure(mount, "staging_blocks") == 0, 20, "the uploads")
+            eventually(lambda: mount.figure("staging_blocks") == 0, 20, "the uploads")
     flip(next(path for path in volume.objects if "_1_" in path.name))
     return data
 
@@ -61,8 +56,8 @@ def test_a_flipped_bit_is_an_error(tmp_path: Path, layout: tuple[str, ...]) -> N
         assert "is bad: " in mount.log.read_text()
         if "lz4" not in layout:  # a flipped bit of a compressed block is found by its decoder, or by the fingerprint
             assert WRONG in mount.log.read_text()
-            assert figure(mount, "fingerprint_mismatches") >= 2
-        assert figure(mount, "fingerprint_checks") >= 3
+            assert mount.figure("fingerprint_mismatches") >= 2
+        assert mount.figure("fingerprint_checks") >= 3
     checked = JFS.run("fsck", volume.url, "--verify", ok=False)
     assert checked.returncode == 1
     assert "of file /f cannot be read: " in checked.stderr
@@ -93,7 +88,7 @@ def test_a_mount_mends_what_it_reads(tmp_path: Path) -> None:
     data = written(volume, *cache, "--cache-large-write")
     with volume.mounted(JFS, *cache, "--cache-size", "0", expect_log=[WRONG, "is mended: "]) as mount:
         assert (mount.path / "f").read_bytes() == data
-        assert figure(mount, "fingerprint_mended") == 1
+        assert mount.figure("fingerprint_mended") == 1
     assert "0 differed" in JFS.run("fsck", volume.url, "--verify").stderr
 
 

@@ -29,12 +29,6 @@ def staged(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*/rawstaging/**/*") if path.is_file() and path.suffix != ".tmp")
 
 
-def figure(mount: Mount, name: str) -> float:
-    """A figure of the mount's `.stats`."""
-    lines = (mount.path / ".stats").read_text().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(f"juicefs_{name} "))
-
-
 def check_everything(volume: Volume) -> None:
     for client in (JFS, PEER):
         client.run("fsck", volume.url)
@@ -78,16 +72,16 @@ def test_an_unmount_leaves_staged_blocks_to_the_next_mount(tmp_path: Path) -> No
     with volume.mounted(JFS, *options, *WAITING, expect_log=[f"4 blocks .* {STAYS}"]) as mount:
         write_and_sync(mount.path / "f", noise(1, 9 * MIB))
         write_and_sync(mount.path / "g", noise(2, 1000))
-        assert (figure(mount, "staging_blocks"), figure(mount, "staging_block_bytes")) == (4, 9 * MIB + 1000)
+        assert (mount.figure("staging_blocks"), mount.figure("staging_block_bytes")) == (4, 9 * MIB + 1000)
         assert volume.objects == []
         drop_caches()
         assert (mount.path / "f").read_bytes() == noise(1, 9 * MIB)
     assert STAYS in mount.log.read_text()
     assert len(staged(tmp_path / "cache")) == 4
     with volume.mounted(JFS, *options) as mount:
-        eventually(lambda: figure(mount, "staging_blocks") == 0, 20, "the uploads")
+        eventually(lambda: mount.figure("staging_blocks") == 0, 20, "the uploads")
         eventually(lambda: not staged(tmp_path / "cache"), 5)
-        assert figure(mount, "staging_block_delay_seconds") > 0
+        assert mount.figure("staging_block_delay_seconds") > 0
     assert len(volume.objects) == 4
     check_everything(volume)
 
@@ -130,14 +124,14 @@ def test_a_store_that_is_away_stops_nobody(tmp_path: Path, small_disk: Callable[
             root.mkdir()
             with writing(root, log, 7, "--sync"):
                 eventually(lambda: acknowledged(log) > 150, 60, "150 steps")
-                assert figure(mount, "staging_blocks") > 0
+                assert mount.figure("staging_blocks") > 0
                 mount.kill()
         with volume.mounted(
             JFS, *options, at=tmp_path / "mp", expect_log=[DEAD, "cannot be uploaded yet", STAYS]
         ) as mount:
             assert losses(mount.path / "work", log) == []
-            eventually(lambda: figure(mount, "staging_block_errors") > 0, 20, "a refused upload")
-            assert figure(mount, "staging_blocks") > 0
+            eventually(lambda: mount.figure("staging_block_errors") > 0, 20, "a refused upload")
+            assert mount.figure("staging_blocks") > 0
             immutable(volume.store, on=False)
             assert "All staging chunks are flushed" in flush(mount)
     finally:
@@ -166,10 +160,10 @@ def test_an_s3_server_that_freezes_stops_nobody(
             try:
                 frozen_at = acknowledged(log)
                 eventually(lambda: acknowledged(log) > frozen_at + 100, 60, "100 steps without the server")
-                eventually(lambda: figure(mount, "staging_block_errors") > 0, 30, "an upload that timed out")
+                eventually(lambda: mount.figure("staging_block_errors") > 0, 30, "an upload that timed out")
             finally:
                 os.killpg(s3_server.process.pid, signal.SIGCONT)
-            eventually(lambda: figure(mount, "staging_block_delay_seconds") > 0, 30, "uploads")
+            eventually(lambda: mount.figure("staging_block_delay_seconds") > 0, 30, "uploads")
         assert "All staging chunks are flushed" in flush(mount)
     assert staged(tmp_path / "cache") == []
     check_everything(volume)
@@ -235,7 +229,7 @@ def test_a_full_disk_and_a_store_that_is_away_are_an_error(tmp_path: Path, small
             assert (mount.path / "before").read_bytes() == noise(1, 6 * MIB)
         finally:
             immutable(volume.store, on=False)
-        eventually(lambda: figure(mount, "staging_blocks") == 0, 20, "the uploads")
+        eventually(lambda: mount.figure("staging_blocks") == 0, 20, "the uploads")
         write_and_sync(mount.path / "after", noise(3, 60 * MIB))
         assert (mount.path / "after").read_bytes() == noise(3, 60 * MIB)
         flush(mount)

@@ -4,15 +4,10 @@ import os
 from pathlib import Path
 
 from tests.deadline import eventually
-from tests.mounts import JFS, Mount, format_volume
+from tests.mounts import JFS, format_volume
 
+ASKED = "fuse_ops_total_readdir"
 QUICK = ("--attr-cache", "0.1", "--entry-cache", "0.1", "--dir-entry-cache", "0.1")
-
-
-def listings(mount: Mount) -> float:
-    """How often the mount was asked for rows."""
-    lines = dict(line.split(" ", 1) for line in (mount.path / ".stats").read_text().splitlines())
-    return float(lines.get("juicefs_fuse_ops_total_readdir", 0))
 
 
 def test_a_listing_is_kept_until_the_directory_changes(tmp_path: Path) -> None:
@@ -29,9 +24,9 @@ def test_a_listing_is_kept_until_the_directory_changes(tmp_path: Path) -> None:
         def kept() -> bool:
             """Whether a second listing asks for no rows."""
             names = os.listdir(folder)
-            before = listings(mount)
+            before = mount.figure(ASKED)
             assert os.listdir(folder) == names
-            return listings(mount) == before
+            return mount.figure(ASKED) == before
 
         assert not kept(), "a directory that changed this very second"
         os.utime(folder, (1, 1))
@@ -52,6 +47,6 @@ def test_without_it_rows_are_asked_for_each_time(tmp_path: Path) -> None:
         (mount.path / "d").mkdir()
         os.utime(mount.path / "d", (1, 1))
         os.listdir(mount.path / "d")
-        before = listings(mount)
+        before = mount.figure(ASKED)
         os.listdir(mount.path / "d")
-        assert listings(mount) > before
+        assert mount.figure(ASKED) > before

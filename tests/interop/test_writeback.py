@@ -6,7 +6,7 @@ import pytest
 
 from tests.deadline import eventually
 from tests.faults.test_store import drop_caches, noise, write_and_sync
-from tests.faults.test_writeback import STAYS, figure, flush, staged
+from tests.faults.test_writeback import STAYS, flush, staged
 from tests.interop.conftest import assert_clean
 from tests.keys import key_file, rsa_key
 from tests.mounts import JFS, PEER, Client, Mount, Volume, format_volume
@@ -70,7 +70,7 @@ def test_our_flush_waits_for_a_mount_of_theirs(tmp_path: Path) -> None:
     volume = format_volume(JFS, tmp_path, "waited")
     with volume.mounted(PEER, *options(volume, 1), "--upload-delay", "3s") as mount:
         write_all(mount)
-        assert figure(mount, "staging_blocks") == 6
+        assert mount.figure("staging_blocks") == 6
         assert "All staging chunks are flushed" in flush(mount)
     assert all_staged(volume) == []
     assert len(volume.objects) == 6
