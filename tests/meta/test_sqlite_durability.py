@@ -65,6 +65,18 @@ async def test_sync_flushes_the_log_once_per_commit(engine: Sqlite3Engine, flush
     assert flushes.names == [log] * 2
 
 
+async def test_the_log_lies_beside_what_a_symlink_points_at(tmp_path: Path, flushes: Flushes) -> None:
+    """SQLite follows links to the database before it names its log."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "meta.db").symlink_to("disk/meta.db")
+    linked = Sqlite3Engine(str(tmp_path / "meta.db"), create=True)
+    await linked.prepare()
+    assert linked._wal.size() > 0
+    await linked.sync()
+    assert flushes.names == [f"{tmp_path}/disk/meta.db-wal"]
+    await linked.close()
+
+
 @pytest.mark.logs("flushing the metadata log failed")
 async def test_failed_sync_is_never_forgotten(engine: Sqlite3Engine, flushes: Flushes) -> None:
     flushes.error = OSError(errno.EIO, "disk gone")

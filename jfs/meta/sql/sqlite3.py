@@ -137,7 +137,7 @@ class Sqlite3Engine:
         self.commits = 0
         self._prefix = prefix
         self._synchronous = synchronous
-        self._wal = WalFile(path)
+        self._wal = WalFile(os.path.realpath(path))  # SQLite follows links before it names its files
         self._checkpoint_at = CHECKPOINT_BYTES
         self._rounds = SyncRounds(self._wal.sync)
         self._synced_commits = -1
