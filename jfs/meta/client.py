@@ -537,10 +537,12 @@ class MetaClient:
     async def compaction_candidate(self, ino: Ino, index: int) -> CompactionPlan | None:
         return await read(self.engine, files.compaction_candidate, ino, index)
 
-    async def commit_compaction(self, plan: CompactionPlan, slice_id: int, fingerprint: bytes = b"") -> list[SliceRef]:
-        """The slices that are dead now.  EINVAL: the chunk has changed, the new slice's blocks are to be removed."""
+    async def commit_compaction(
+        self, plan: CompactionPlan, ids: Sequence[int], fingerprints: Sequence[bytes] = ()
+    ) -> list[SliceRef]:
+        """The slices that are dead now.  EINVAL: the chunk has changed, the new slices' blocks are to be removed."""
         operation = partial(files.commit_compaction, delay=self.settings.trash_days > 0)
-        return await self.write(operation, plan, slice_id, self.now_ns(), fingerprint, turn=(plan.ino,))
+        return await self.write(operation, plan, ids, self.now_ns(), fingerprints, turn=(plan.ino,))
 
     # -- data to remove
 

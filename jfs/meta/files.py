@@ -10,7 +10,7 @@ import msgspec
 
 from jfs.errors import FsError
 from jfs.meta.access import R, W, require, require_changeable, require_outside_trash, usage
-from jfs.meta.slices import Segment, compaction_choice
+from jfs.meta.slices import COMPACT_AT_MOST, Segment, compaction_choice, end_of
 from jfs.meta.transaction import Transaction
 from jfs.meta.types import (
     CHUNK_SIZE,
@@ -40,19 +40,26 @@ class Written(msgspec.Struct, frozen=True, gc=False):
 
 
 class CompactionPlan(msgspec.Struct, frozen=True):
-    """Replace `records[skipped:]`, the oldest of a chunk, by one slice at `pos` that holds the bytes of `segments`."""
+    """Replace `records`, the oldest of a chunk, by those of them that stay and a new slice for each of `parts`."""
 
     ino: Ino
     index: int
     records: list[Slice]
-    skipped: int
-    pos: int
-    segments: list[Segment]
+    kept: list[Slice]
+    parts: list[list[Segment]]
 
     @property
-    def size(self) -> int:
-        last = self.segments[-1]
-        return last.pos + last.length - self.pos
+    def ids(self) -> int:
+        """How many new slice ids it takes: at least one, by which the trash keeps what is replaced."""
+        return max(1, len(self.parts))
+
+    def written(self, ids: Sequence[int]) -> list[Slice]:
+        """The records of the parts as slices with these ids."""
+        sizes = [end_of(part[-1]) - part[0].pos for part in self.parts]
+        return [
+            Slice(part[0].pos, slice_id, size, 0, size)
+            for part, slice_id, size in zip(self.parts, ids, sizes, strict=False)
+        ]
 
 
 # -- opening
@@ -213,36 +220,56 @@ async def compaction_candidate(tx: Transaction, ino: Ino, index: int) -> Compact
     choice = compaction_choice(records)
     if choice is None:
         return None
-    return CompactionPlan(ino, index, records[:1000], choice.skipped, choice.pos, choice.segments)
+    return CompactionPlan(ino, index, records[:COMPACT_AT_MOST], choice.kept, choice.parts)
 
 
 async def commit_compaction(
-    tx: Transaction, plan: CompactionPlan, slice_id: int, now_ns: int, fingerprint: bytes = b"", *, delay: bool
+    tx: Transaction,
+    plan: CompactionPlan,
+    ids: Sequence[int],
+    now_ns: int,
+    fingerprints: Sequence[bytes] = (),
+    *,
+    delay: bool,
 ) -> list[SliceRef]:
-    """Put slice `slice_id` in the place of the plan's records; the slices that nothing refers to any more.
+    """Put what the plan keeps and new slices in the place of its records; the slices that nothing refers to any more.
 
-    With `delay` (trash is on) the old slices keep their references until trash expires.  Raises EINVAL where the chunk's
-    oldest records are not the plan's any more: the new slice was made in vain.
+    `ids`: `plan.ids` of them; `fingerprints`: of the parts, if the volume keeps some.  With `delay` (trash is on) the old
+    slices keep their references until trash expires.  Raises EINVAL where the chunk's oldest records are not the plan's any
+    more: the new slices were made in vain.
     """
     records = await tx.slices(plan.ino, plan.index)
-    old = plan.records[plan.skipped :]
-    ref = SliceRef(slice_id, plan.size)
-    merged = [*plan.records[: plan.skipped], Slice(plan.pos, ref.id, ref.size, 0, ref.size)]
-    if records[: len(merged)] == merged:  # done by a commit whose answer was lost
-        return []
+    written = plan.written(ids)
+    merged = plan.kept + written
     if records[: len(plan.records)] != plan.records:
+        if records[: len(merged)] == merged:  # done by a commit whose answer was lost
+            return []
         raise FsError(errno.EINVAL)
 
     tx.put_slices(plan.ino, plan.index, merged + records[len(plan.records) :])
-    tx.new_slice(ref)
-    if fingerprint:
-        tx.put_fingerprint(ref, fingerprint)
-    replaced = [SliceRef(record.id, record.size) for record in old if record.id]
+    for number, record in enumerate(written):
+        ref = SliceRef(record.id, record.size)
+        tx.new_slice(ref)
+        if fingerprints and fingerprints[number]:
+            tx.put_fingerprint(ref, fingerprints[number])
+    replaced = _replaced(plan)
     if not delay:
         return await drop_references(tx, replaced)
     if replaced:
-        tx.put_delayed_slices(DelayedSlices(slice_id, now_ns // SECOND, replaced))
+        tx.put_delayed_slices(DelayedSlices(ids[0], now_ns // SECOND, replaced))
     return []
+
+
+def _replaced(plan: CompactionPlan) -> list[SliceRef]:
+    """The slices of the records that go; one that several records refer to, as often."""
+    stay = Counter(record for record in plan.kept if record.id)
+    replaced = []
+    for record in plan.records:
+        if stay[record]:
+            stay[record] -= 1
+        elif record.id:
+            replaced.append(SliceRef(record.id, record.size))
+    return replaced
 
 
 async def drop_references(tx: Transaction, refs: Sequence[SliceRef]) -> list[SliceRef]:

@@ -6,6 +6,10 @@ size and offset say.
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from heapq import nlargest
+from itertools import pairwise
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from jfs.meta.types import Slice, SliceRef
@@ -17,13 +21,19 @@ COMPACT_AT_MOST: Final = 1000
 KEEP_FROM: Final = 1 << 20
 KEEP_SHARE: Final = 5
 
+FILL: Final = 128 << 10
+"""Fewer zeros than this between two pieces of data cost less, written and read, than one slice more."""
+PARTS_AT_MOST: Final = 64
+"""Of a chunk, however far apart its data lie."""
+
 
 class Compaction(NamedTuple):
-    """Rewrite `segments` as one slice at `pos`, in place of all chosen records but the first `skipped`."""
+    """Put `kept` and a new slice for each of `parts` in the place of the chosen records.  No two of them overlap."""
 
-    skipped: int
-    pos: int
-    segments: list[Segment]
+    kept: list[Slice]
+    """Records that need no new slice: some of the chosen, or zeros where there is nothing else."""
+    parts: list[list[Segment]]
+    """Segments without a gap between them, data at both ends."""
 
 
 def zeros(pos: int, length: int) -> Segment:
@@ -90,33 +100,64 @@ def overlay(records: Sequence[Slice]) -> list[Segment]:
     return pieces
 
 
-def compaction_choice(records: Sequence[Slice], limit: int = COMPACT_AT_MOST) -> Compaction | None:
-    """Which of the first `limit` records to merge into one slice; None where fewer than two are worth it.
+def end_of(piece: Slice) -> int:
+    """The first byte of the chunk behind a record or segment."""
+    return piece.pos + piece.length
 
-    Leading records that are large, whole and a good part of the rewrite stay as they are: copying them again with every
-    compaction would make appending cost the square of the file.  Such a record lies before all that is rewritten: what fills
-    the gaps in the new slice would hide it.
+
+def compaction_choice(records: Sequence[Slice], limit: int = COMPACT_AT_MOST) -> Compaction | None:
+    """What to put in the place of the first `limit` records; None where it would not be fewer.
+
+    Zeros hide nothing here, so they need no record, but a chunk of zeros alone keeps one: lists are not emptied.
     """
     chosen = records[:limit]
-    skipped = 0
-    while len(chosen) - skipped >= 2:
-        rest = chosen[skipped:]
-        first = rest[0]
-        segments = without_outer_zeros(visible(rest)) or [zeros(each.pos, 1) for each in rest if each.length][:1]
-        if not segments:
-            return None
-        size = segments[-1].pos + segments[-1].length - segments[0].pos
-        if first.length < KEEP_FROM or first.length * KEEP_SHARE < size or first != segments[0]:
-            return Compaction(skipped, segments[0].pos, segments)
-        skipped += 1
-    return None
+    segments = visible(chosen)
+    whole = {record for record in chosen if record.id}
+    kept: list[Slice] = []
+    parts: list[list[Segment]] = []
+    for part in _parts(segments):
+        leading, rest = _leading(part, whole)
+        kept += leading
+        if rest:
+            parts.append(rest)
+    if segments and not kept and not parts:
+        start = min(record.pos for record in chosen if record.length)
+        kept.append(Slice(start, 0, 0, 0, end_of(segments[-1]) - start))
+    return Compaction(kept, parts) if 0 < len(kept) + len(parts) < len(chosen) else None
 
 
-def without_outer_zeros(segments: list[Segment]) -> list[Segment]:
-    """What lies between the zeros at both ends; empty where there is nothing but zeros."""
-    first, end = 0, len(segments)
-    while first < end and segments[first].id == 0:
-        first += 1
-    while end > first and segments[end - 1].id == 0:
-        end -= 1
-    return segments[first:end]
+def _parts(segments: list[Segment]) -> list[list[Segment]]:
+    """Pieces of data with what lies between them, where that is little: a byte at each end of a chunk is not 64 MiB.
+
+    Of a great many gaps the longest are left out.  More parts would be a long list, which every read and write pays for.
+    """
+    data = [number for number, segment in enumerate(segments) if segment.id]
+    if not data:
+        return []
+    gaps = [(segments[after].pos - end_of(segments[before]), before, after) for before, after in pairwise(data)]
+    left_out = nlargest(PARTS_AT_MOST - 1, (gap for gap in gaps if gap[0] >= FILL))
+    parts = []
+    first = data[0]
+    for _, before, after in sorted(left_out, key=itemgetter(1)):
+        parts.append(segments[first : before + 1])
+        first = after
+    return [*parts, segments[first : data[-1] + 1]]
+
+
+def _leading(part: list[Segment], whole: AbstractSet[Slice]) -> tuple[list[Slice], list[Segment]]:
+    """Which records at the beginning of a part stay as they are, and what remains to be rewritten.
+
+    They are whole, and large and a good share of the rewrite: copying them again with every compaction would make appending
+    cost the square of the file.  What remains lies behind them: it would hide what it lies around.  A last whole record has
+    nothing to be merged with.
+    """
+    end = end_of(part[-1])
+    kept: list[Slice] = []
+    for number, segment in enumerate(part):
+        if segment.id == 0:
+            continue
+        large = segment.length >= KEEP_FROM and segment.length * KEEP_SHARE >= end - segment.pos
+        if segment not in whole or not (large or end_of(segment) == end):
+            return kept, part[number:]
+        kept.append(segment)
+    return kept, []

@@ -149,7 +149,10 @@ class DeletedFile(msgspec.Struct, frozen=True, gc=False):
 
 
 class DelayedSlices(msgspec.Struct, frozen=True):
-    """Slices that a compaction into slice `id` replaced at `when` (unix seconds), kept as long as trash is."""
+    """Slices that a compaction replaced at `when` (unix seconds), kept as long as trash is.
+
+    `id`: of its first new slice; an id of its own where it needed no slice.
+    """
 
     id: int
     when: int

@@ -1,10 +1,10 @@
-"""Compaction: rewrites chunks of many small slices as one; in the background when there is nothing better to do.
+"""Compaction: rewrites chunks of many small slices as one or a few; in the background when there is nothing better to do.
 
 In the background one chunk at a time, the longest list first, block by block; while requests keep coming it waits, unless
 the chunk's list of records has grown so long that every write and read pays for it.  Then it works as long as it rests.
 A list that grows all the same makes its writer wait.
 
-The new slice's blocks are durable before its record replaces the old ones: those may have been acknowledged by an fsync.
+The new slices' blocks are durable before their records replace the old ones: those may have been acknowledged by an fsync.
 """
 
 import errno
@@ -19,8 +19,8 @@ import trio
 from jfs.chunk.together import fetch_together
 from jfs.errors import CorruptRecord, FsError, ObjectMissing, StoreError
 from jfs.meta.files import CompactionPlan
-from jfs.meta.slices import Segment, referred
-from jfs.meta.types import Ino
+from jfs.meta.slices import Segment, end_of, referred
+from jfs.meta.types import Ino, Slice
 from jfs.vfs.durability import Durability
 
 if TYPE_CHECKING:
@@ -128,16 +128,20 @@ class Compactor:
             plan = await self._meta.compaction_candidate(ino, index)
             if plan is None:
                 return False
-            return await self._rewrite(plan, await self._meta.new_slice_id(), eager=eager)
+            ids = [await self._meta.new_slice_id() for _ in range(plan.ids)]
+            return await self._rewrite(plan, ids, eager=eager)
         finally:
             del self._under_way[key]
             done.set()
 
-    async def _rewrite(self, plan: CompactionPlan, new_id: int, *, eager: bool) -> bool:
+    async def _rewrite(self, plan: CompactionPlan, ids: list[int], *, eager: bool) -> bool:
         committed = False
         try:
             try:
-                fingerprint = await self._copy(plan, new_id, eager=eager)
+                fingerprints = [
+                    await self._copy(part, new, eager=eager)
+                    for part, new in zip(plan.parts, plan.written(ids), strict=True)
+                ]
             except ObjectMissing:
                 if await self._overtaken(plan):
                     return False
@@ -148,7 +152,7 @@ class Compactor:
                 try:
                     # Cut off by the end of the mount, it would leave blocks behind of which nobody knows whose they are.
                     with trio.CancelScope(shield=True):
-                        dead = await self._meta.commit_compaction(plan, new_id, fingerprint)
+                        dead = await self._meta.commit_compaction(plan, ids, fingerprints)
                 except FsError as error:
                     committed = error.errno != errno.EINVAL
                     if committed:
@@ -157,7 +161,8 @@ class Compactor:
         finally:
             if not committed:
                 with trio.CancelScope(shield=True):
-                    await self._blocks.remove(new_id, plan.size)
+                    for new in plan.written(ids):
+                        await self._blocks.remove(new.id, new.size)
         file = self._files.get(plan.ino) if self._files is not None else None
         if file is not None:
             file.forget_records()
@@ -175,17 +180,17 @@ class Compactor:
             return True
         return records[: len(plan.records)] != plan.records
 
-    async def _copy(self, plan: CompactionPlan, new_id: int, *, eager: bool) -> bytes:
-        """Put the new slice's blocks; its fingerprint, if the volume keeps some."""
+    async def _copy(self, segments: list[Segment], new: Slice, *, eager: bool) -> bytes:
+        """Put a new slice's blocks; its fingerprint, if the volume keeps some."""
         block_size = self._blocks.options.block_size
         mark = self._meta.fingerprinting
-        known = await self._meta.fingerprints(referred(plan.segments))
+        known = await self._meta.fingerprints(referred(segments))
         fingerprint = b""
-        for number, start in enumerate(range(plan.pos, plan.pos + plan.size, block_size)):
-            end = min(start + block_size, plan.pos + plan.size)
+        for number, start in enumerate(range(new.pos, end_of(new), block_size)):
+            end = min(start + block_size, end_of(new))
             requests, began = self.requests, trio.current_time()
-            data = await self._gather(plan.segments, start, end, known)
-            fingerprint += await self._blocks.put(new_id, number, data, stage=False, mark=mark)
+            data = await self._gather(segments, start, end, known)
+            fingerprint += await self._blocks.put(new.id, number, data, stage=False, mark=mark)
             busy = not eager and self.requests != requests
             await trio.sleep(trio.current_time() - began if busy else 0)
         return fingerprint
@@ -195,7 +200,7 @@ class Compactor:
     ) -> bytearray:
         """The bytes of chunk positions [start, end), checked: a new fingerprint must not bless bad bytes."""
         block = bytearray(end - start)
-        at = bisect_right(segments, start, key=_end)
+        at = bisect_right(segments, start, key=end_of)
         wanted = list(takewhile(lambda segment: segment.pos < end, islice(segments, at, None)))
         for first in range(0, len(wanted), TURN):
             await self._fill(block, start, wanted[first : first + TURN], fingerprints)
@@ -214,7 +219,7 @@ class Compactor:
         waiting: list[tuple[int, int, Segment, int]] = []
         for segment in segments:
             first = max(segment.pos - start, 0)
-            last = min(_end(segment) - start, len(block))
+            last = min(end_of(segment) - start, len(block))
             if not segment.id:
                 continue
             offset = segment.offset + start + first - segment.pos
@@ -225,7 +230,3 @@ class Compactor:
             else:
                 block[first:last] = data
         await fetch_together(fetch, waiting)
-
-
-def _end(segment: Segment) -> int:
-    return segment.pos + segment.length

@@ -15,6 +15,7 @@ from tests.mounts import JFS, PEER, Client, Mount, Volume, format_volume
 from tests.tikv.cluster import Cluster
 from tests.tikv.fixtures import fresh_address
 
+MIB = 1 << 20
 PAGE = 4096
 PAGES = 64
 COMPACTIONS = 6
@@ -59,6 +60,50 @@ def test_either_command_on_either_mount(tmp_path: Path, commander: Client, serve
 
 def eventually_objects(volume: Volume, count: int) -> None:
     eventually(lambda: slice_objects(volume) == count, 10, f"{count} objects")
+
+
+def gaps(path: Path) -> bytes:
+    """A file of few slices, and more zeros; the third chunk holds nothing else."""
+    content = bytearray(129 * MIB)
+    with path.open("wb", buffering=0) as file:
+        for length in (190 * MIB, 150 * MIB, 0, 129 * MIB):
+            file.truncate(length)
+        for number, base in enumerate((0, 20 * MIB, 60 * MIB, 100 * MIB)):
+            for offset in (base, base + 50)[: number + 1]:  # the first is one slice, and whole
+                content[offset : offset + 100] = data = b"%05d" % number * 20
+                os.pwrite(file.fileno(), data, offset)
+                os.fsync(file.fileno())
+    return bytes(content)
+
+
+@pytest.mark.parametrize("days", ["0", "1"], ids=["no trash", "trash"])
+def test_zeros_between_the_data(tmp_path: Path, days: str) -> None:
+    """Compacted by jfs, they take no space, and mean the same to either program; which may compact the rest in its way."""
+    volume = format_volume(JFS, tmp_path, "vol", "--trash-days", days)
+    with volume.mounted(JFS) as mount:
+        content = gaps(mount.path / "f")
+        JFS.run("compact", mount.path / "f")
+        assert (mount.path / "f").read_bytes() == content
+    assert max(path.stat().st_size for path in volume.objects) == 150
+    assert slice_objects(volume) == (4 if days == "0" else 10)
+    assert_clean(volume)
+    with volume.mounted(PEER) as mount, (mount.path / "f").open("rb+", buffering=0) as file:
+        assert file.read(len(content) + 1) == content
+        file.truncate(128 * MIB + 10)
+        for offset in (128 * MIB + 5, 128 * MIB + 100, 30 * MIB):
+            os.pwrite(file.fileno(), b"later", offset)
+            os.fsync(file.fileno())
+        changed = bytearray(content[: 128 * MIB + 10]).ljust(128 * MIB + 100, b"\0") + b"later"
+        for offset in (128 * MIB + 5, 30 * MIB):
+            changed[offset : offset + 5] = b"later"
+        PEER.run("compact", mount.path / "f")
+        assert (mount.path / "f").read_bytes() == changed
+    assert_clean(volume)
+    with volume.mounted(JFS) as mount:
+        assert (mount.path / "f").read_bytes() == changed
+        JFS.run("compact", mount.path / "f")
+        assert (mount.path / "f").read_bytes() == changed
+    assert_clean(volume)
 
 
 def test_what_trash_keeps(tmp_path: Path) -> None:

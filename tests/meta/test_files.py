@@ -216,10 +216,10 @@ async def test_compaction_replaces_the_oldest_records(engine: Engine, trash_days
     old = [await append(client, ino, 0, 100 * number, 100) for number in range(4)]
     plan = await client.compaction_candidate(ino, 0)
     assert plan is not None
-    assert (plan.pos, plan.size) == (0, 400)
+    assert (plan.kept, plan.parts) == ([], [old])
     later = await append(client, ino, 0, 1000, 7)
     slice_id = await client.new_slice_id()
-    freed = await client.commit_compaction(plan, slice_id)
+    freed = await client.commit_compaction(plan, [slice_id])
     new = Slice(0, slice_id, 400, 0, 400)
     assert await client.read_chunk(ino, 0) == [new, later]
     assert await references(client, new) == 1
@@ -229,7 +229,59 @@ async def test_compaction_replaces_the_oldest_records(engine: Engine, trash_days
     else:
         assert sorted(ref.id for ref in freed) == sorted(record.id for record in old)
     await assert_clean(client)
-    assert await client.commit_compaction(plan, slice_id) == []  # the answer was lost: done already
+    assert await client.commit_compaction(plan, [slice_id]) == []  # the answer was lost: done already
+
+
+@pytest.mark.parametrize("trash_days", [0, 1])
+async def test_compaction_leaves_whole_records_far_from_others(engine: Engine, trash_days: int) -> None:
+    client = await new_volume(engine, trash_days=trash_days)
+    ino = (await make_file(client, b"f")).ino
+    far = await append(client, ino, 0, CHUNK_SIZE - 100, 100)
+    near = [await append(client, ino, 0, 50 * number, 100) for number in range(2)]
+    amid = [await append(client, ino, 0, CHUNK_SIZE // 2 + 50 * number, 100) for number in range(2)]
+    plan = await client.compaction_candidate(ino, 0)
+    assert plan is not None
+    ids = [await client.new_slice_id() for _ in range(plan.ids)]
+    freed = await client.commit_compaction(plan, ids)
+    new = [Slice(0, ids[0], 150, 0, 150), Slice(CHUNK_SIZE // 2, ids[1], 150, 0, 150)]
+    assert await client.read_chunk(ino, 0) == [far, *new]
+    assert [await references(client, record) for record in [far, *new]] == [1, 1, 1]
+    assert sorted(ref.id for ref in freed) == ([] if trash_days else [record.id for record in near + amid])
+    await assert_clean(client)
+    assert await client.commit_compaction(plan, ids) == []  # the answer was lost: done already
+    assert await client.compaction_candidate(ino, 0) is None
+
+
+@pytest.mark.parametrize("trash_days", [0, 1])
+async def test_a_chunk_of_zeros_gets_no_slice(engine: Engine, trash_days: int) -> None:
+    client = await new_volume(engine, trash_days=trash_days)
+    ino = (await make_file(client, b"f")).ino
+    hidden = await append(client, ino, 0, 1000, 5000)
+    for length in (0, CHUNK_SIZE, 1000, 7000):
+        await client.truncate(ROOT, ino, length)
+    plan = await client.compaction_candidate(ino, 0)
+    assert plan is not None
+    assert plan.parts == []
+    ids = [await client.new_slice_id() for _ in range(plan.ids)]
+    freed = await client.commit_compaction(plan, ids)
+    assert await client.read_chunk(ino, 0) == [zeros(0, CHUNK_SIZE)]
+    assert [ref.id for ref in freed] == ([] if trash_days else [hidden.id])
+    await assert_clean(client)
+    assert await client.commit_compaction(plan, ids) == []  # the answer was lost: done already
+    assert await client.compaction_candidate(ino, 0) is None
+    assert (await client.getattr(ino)).length == 7000
+
+
+async def test_zeros_that_look_as_if_they_were_done(engine: Engine) -> None:
+    """The chunk begins with what the compaction makes of it."""
+    client = await new_volume(engine)
+    ino = (await make_file(client, b"f")).ino
+    for length in (CHUNK_SIZE, 0, 5):
+        await client.truncate(ROOT, ino, length)
+    plan = await client.compaction_candidate(ino, 0)
+    assert plan is not None
+    await client.commit_compaction(plan, [await client.new_slice_id()])
+    assert await client.read_chunk(ino, 0) == [zeros(0, CHUNK_SIZE)]
 
 
 async def test_compaction_of_a_changed_chunk_is_refused(engine: Engine) -> None:
@@ -239,9 +291,9 @@ async def test_compaction_of_a_changed_chunk_is_refused(engine: Engine) -> None:
         await append(client, ino, 0, 10 * number, 10)
     plan = await client.compaction_candidate(ino, 0)
     assert plan is not None
-    await client.commit_compaction(plan, await client.new_slice_id())
+    await client.commit_compaction(plan, [await client.new_slice_id()])
     with pytest.raises(FsError) as caught:
-        await client.commit_compaction(plan, await client.new_slice_id())
+        await client.commit_compaction(plan, [await client.new_slice_id()])
     assert caught.value.errno == errno.EINVAL
     await assert_clean(client)
 

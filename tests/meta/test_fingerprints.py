@@ -68,7 +68,7 @@ async def test_compaction_writes_the_new_one_and_the_old_go_with_their_slices(en
     plan = await client.compaction_candidate(ino, 0)
     assert plan is not None
     slice_id = await client.new_slice_id()
-    dead = await client.commit_compaction(plan, slice_id, MARK[::-1])
+    dead = await client.commit_compaction(plan, [slice_id], [MARK[::-1]])
     assert len(dead) == 3
     for ref in dead:
         await client.forget_slice(ref)

@@ -81,7 +81,7 @@ async def compacted(client: MetaClient) -> list[int]:
     old = [(await append(client, ino, 0, 100 * number, 100)).id for number in range(3)]
     plan = await client.compaction_candidate(ino, 0)
     assert plan is not None
-    await client.commit_compaction(plan, await client.new_slice_id())
+    await client.commit_compaction(plan, [await client.new_slice_id()])
     return old
 
 

@@ -25,16 +25,15 @@ from hypothesis.stateful import (
 )
 
 from jfs.errors import FsError
-from jfs.meta import jobs
+from jfs.meta import jobs, slices
 from jfs.meta.check import check
 from jfs.meta.client import ClientOptions, MetaClient
 from jfs.meta.engines import open_engine
-from jfs.meta.files import CompactionPlan
 from jfs.meta.inodes import AttrChange
 from jfs.meta.kv.memory import MemoryEngine
 from jfs.meta.run import run
 from jfs.meta.settings import Settings
-from jfs.meta.slices import visible
+from jfs.meta.slices import FILL, Segment, end_of, visible
 from jfs.meta.transaction import Engine, Transaction
 from jfs.meta.trash import hour_name, hour_of
 from jfs.meta.types import (
@@ -280,22 +279,25 @@ class Histories(RuleBasedStateMachine):
         )
 
     @precondition(has_files)
-    @rule(client=CLIENTS, pick=PICKS, index=st.integers(0, 2))
-    def compact(self, client: int, pick: int, index: int) -> None:
-        trio.run(self._compact, self.clients[client], self.a_file(pick), index)
+    @rule(client=CLIENTS, pick=PICKS, index=st.integers(0, 2), fill=st.sampled_from([FILL, CHUNK_SIZE]))
+    def compact(self, client: int, pick: int, index: int, fill: int) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(slices, "FILL", fill)
+            trio.run(self._compact, self.clients[client], self.a_file(pick), index)
 
     async def _compact(self, client: MetaClient, ino: Ino, index: int) -> None:
         plan = await client.compaction_candidate(ino, index)
         if plan is None:
             return
-        slice_id = await client.new_slice_id()
-        self.blocks[slice_id] = self._merged(plan)
-        for ref in await client.commit_compaction(plan, slice_id):
+        ids = [await client.new_slice_id() for _ in range(plan.ids)]
+        for part, new in zip(plan.parts, plan.written(ids), strict=True):
+            self.blocks[new.id] = self._merged(part)
+        for ref in await client.commit_compaction(plan, ids):
             client.deleted.put(ref)
 
-    def _merged(self, plan: CompactionPlan) -> list[int]:
-        end = -(-(plan.pos + plan.size) // CELL)
-        return self._colors(plan.segments, 0)[plan.pos // CELL : end]
+    def _merged(self, part: list[Segment]) -> list[int]:
+        end = -(-end_of(part[-1]) // CELL)
+        return self._colors(part, 0)[part[0].pos // CELL : end]
 
     def _colors(self, pieces: Sequence[Slice], sample: int) -> list[int]:
         """What a chunk holds at byte `sample` of each cell."""

@@ -121,7 +121,7 @@ async def test_changes_of_one_inode_take_turns(tikv_cluster: Cluster) -> None:
 
     async def at_once() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.commit_compaction, plan, compacted)
+            nursery.start_soon(client.commit_compaction, plan, [compacted])
             for slice_id in written:
                 nursery.start_soon(client.write_slices, entry.ino, 0, [Slice(300, slice_id, 9, 0, 9)], client.now_ns())
 

@@ -10,15 +10,17 @@ import trio
 
 from jfs.errors import FsError, StoreError
 from jfs.meta.files import CompactionPlan
+from jfs.meta.inodes import AttrChange
 from jfs.meta.kv.memory import MemoryEngine
-from jfs.meta.types import ROOT, ROOT_INO, Ino
+from jfs.meta.types import ROOT, ROOT_INO, Ino, Slice
 from jfs.vfs import compactor as compactor_module
 from jfs.vfs.compactor import Compactor
 from jfs.vfs.control import COMPACT, HEADER
 from jfs.vfs.handles import Handle
 from jfs.vfs.special_files import CONTROL_INO
+from jfs.vfs.vfs import VfsOptions
 from tests.deadline import eventually_async
-from tests.vfs.mounted import MIB, RDONLY, RDWR, Mounted, ScriptedStore, mount, mounted, pattern
+from tests.vfs.mounted import BLOCK, MIB, RDONLY, RDWR, Mounted, ScriptedStore, mount, mounted, pattern
 
 PROGRESS = struct.Struct(">BQQ")
 
@@ -77,14 +79,72 @@ async def test_a_large_slice_amid_small_ones_keeps_its_bytes() -> None:
     async with mounted(trash_days=0) as m:
         handle = await m.create(b"f")
         large = pattern(2 * MIB)
-        for offset, data in ((MIB, large), (0, b"before"), (4 * MIB, b"behind")):
+        for offset, data in ((BLOCK, large), (0, b"before"), (2 * MIB + 2 * BLOCK, b"behind")):
             await m.write(handle, offset, data)
             await m.vfs.flush(handle.fh)
         assert await ask(m, struct.pack(">Q", inode(handle))) == ((1, 1), 0)
         assert len(await m.records(handle)) == 1
         await m.vfs.cleaner.work_off()
-        expected = (b"before".ljust(MIB, b"\0") + large).ljust(4 * MIB, b"\0") + b"behind"
+        expected = (b"before".ljust(BLOCK, b"\0") + large).ljust(2 * MIB + 2 * BLOCK, b"\0") + b"behind"
         assert await m.read(handle, 0, 5 * MIB) == expected
+        await m.close(handle)
+
+
+async def test_a_chunk_of_zeros_puts_no_block_ever() -> None:
+    """It was made a slice of one byte at its first record, and a later one far away a slice of all that lies between."""
+    async with mounted(options=VfsOptions(compact=False), trash_days=0) as m:
+        handle = await m.create(b"f")
+        for length in (60 * MIB, 0, 64 * MIB, 40 * MIB):
+            await m.vfs.setattr(ROOT, inode(handle), handle.fh, AttrChange(), length)
+        assert await m.vfs.compactor.compact(inode(handle), 0)
+        assert await m.records(handle) == [Slice(0, 0, 0, 0, 64 * MIB)]
+        assert m.store.blocks() == []
+        await m.write(handle, 50 * MIB, b"data")
+        await m.vfs.flush(handle.fh)
+        before = m.store.blocks()
+        assert await m.vfs.compactor.compact(inode(handle), 0)
+        assert len(await m.records(handle)) == 1
+        assert m.store.blocks() == before
+        await m.close(handle)
+        assert await m.content(b"f") == bytes(50 * MIB) + b"data"
+
+
+async def test_data_far_apart_become_slices_of_their_own() -> None:
+    async with mounted(trash_days=0) as m:
+        handle = await m.create(b"f")
+        content = bytearray(40 * MIB + 150)
+        for number, base in enumerate((0, 20 * MIB, 40 * MIB)):
+            for offset in (base, base + 50)[: number + 1]:  # the first is one slice, and stays
+                content[offset : offset + 100] = data = pattern(100, offset)
+                await m.write(handle, offset, data)
+                await m.vfs.flush(handle.fh)
+        assert await m.vfs.compactor.compact(inode(handle), 0)
+        await m.vfs.cleaner.work_off()
+        assert [(record.pos, record.length) for record in await m.records(handle)] == [
+            (0, 100),
+            (20 * MIB, 150),
+            (40 * MIB, 150),
+        ]
+        assert sorted(key.rpartition("_")[2] for key in m.store.blocks()) == ["100", "150", "150"]
+        assert await m.read(handle, 0, 64 * MIB) == content
+        await m.close(handle)
+
+
+@pytest.mark.logs("compaction of inode")
+async def test_a_part_that_fails_takes_the_others_along() -> None:
+    async with mounted(trash_days=0) as m:
+        handle = await m.create(b"f")
+        for base in (0, 20 * MIB):
+            for offset in (base, base + 50):
+                await m.write(handle, offset, pattern(100 + base // MIB, offset))
+                await m.vfs.flush(handle.fh)
+        before, records = m.store.blocks(), await m.records(handle)
+        m.store.failing = lambda number, key: key.endswith("_170")  # the second part's
+        puts = m.store.puts
+        assert not await m.vfs.compactor.compact(inode(handle), 0)
+        assert m.store.puts > puts + 1
+        assert m.store.blocks() == before
+        assert await m.records(handle) == records
         await m.close(handle)
 
 

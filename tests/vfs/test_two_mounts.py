@@ -16,9 +16,6 @@ from tests.vfs.mounted import BLOCK, MIB, RDWR, Mounted, ScriptedStore, mount, m
 
 APPENDING = RDWR | os.O_APPEND
 
-LARGE = 8 * MIB
-"""More is not compacted here: it would take long."""
-
 
 async def test_an_answer_that_was_overtaken_by_a_younger_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would make the file as short as it was, and the next line would go over the other mount's."""
@@ -99,9 +96,6 @@ class Relay:
     async def compact(self, mounts: list[Mounted], ino: Ino) -> None:
         """On one mount, or on both at the same time."""
         index = (self.base + self.dice.choice((0, self.span))) // CHUNK_SIZE
-        plan = await mounts[0].meta.compaction_candidate(ino, index)
-        if plan is None or plan.size > LARGE:
-            return
         async with trio.open_nursery() as nursery:
             for m in self.dice.choice((mounts, [self.dice.choice(mounts)])):
                 nursery.start_soon(m.vfs.compactor.compact, ino, index)
@@ -135,9 +129,16 @@ async def play(seed: int) -> None:
             await m.close(handle)
 
 
-@pytest.mark.parametrize("keep_from", [slices.KEEP_FROM, 4096], ids=lambda size: f"{size >> 10}K")
-def test_a_file_that_two_mounts_write_and_compact(keep_from: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("keep_from", "fill", "parts_at_most"),
+    [(slices.KEEP_FROM, slices.FILL, slices.PARTS_AT_MOST), (4096, 4096, slices.PARTS_AT_MOST), (4096, 100, 3)],
+)
+def test_a_file_that_two_mounts_write_and_compact(
+    keep_from: int, fill: int, parts_at_most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(slices, "KEEP_FROM", keep_from)  # leading slices of so many bytes may stay as they are
+    monkeypatch.setattr(slices, "FILL", fill)
+    monkeypatch.setattr(slices, "PARTS_AT_MOST", parts_at_most)
     for seed in range(50):
         try:
             trio.run(play, seed)
