@@ -10,6 +10,7 @@ from jfs.chunk import checksum
 from jfs.chunk.cache_dir import CacheDir
 from jfs.chunk.descriptors import Descriptors
 from jfs.chunk.eviction import check_policy
+from jfs.chunk.file_range import FileRange
 from jfs.chunk.memory_cache import BlockCache, MemoryCache
 from jfs.chunk.options import ChunkOptions
 from jfs.chunk.ring import Ring, legacy_place
@@ -65,6 +66,7 @@ class DiskCache:
     def __init__(self, options: ChunkOptions) -> None:
         self._counts = CacheCounts()
         self._level = options.verify_cache_checksum
+        self.lends = self._level != "extend"
         self._gone: deque[str] = deque()
         self.dirs: list[CacheDir] = []
         for folder in sorted(options.cache_dirs):
@@ -135,6 +137,18 @@ class DiskCache:
         if data is not None:
             holder.touch(key)
         return data
+
+    def lend(self, key: str, size: int, offset: int, length: int) -> FileRange | None:
+        holder = self._holder(key)
+        start, end = checksum.to_check(self._level, offset, length, size)
+        if holder is None or start < end:
+            return None
+        if self._gone:
+            self._drop_gone()
+        lent = self._descriptors.lend(holder.path(key), offset, length)
+        if lent is not None:
+            holder.touch(key)
+        return lent
 
     def _verified_now(self, path: str, size: int, offset: int, length: int) -> bytes | bytearray | None:
         start, end = checksum.covering(offset, length, size)

@@ -11,7 +11,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
+from jfs.chunk.file_range import FileRange, LocalFile, is_in_memory
+
 MOST: Final = 2048
+STEP: Final = 128 << 10
+"""Disks answer large requests in pieces of about this size."""
+
 SHARE: Final = 8
 """Of the files that the process may have open, one in so many."""
 
@@ -42,13 +47,30 @@ def open_cached(path: str) -> int:
     raise OSError(code, os.strerror(code), path)
 
 
+def bring_in(path: str, offset: int, length: int, *, wait: bool) -> None:
+    """Have the kernel read a range into memory (`length` 0: to the end), and `wait` for it.  For threads."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # whoever reads it will say what is wrong
+        return
+    try:
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
+        if wait:
+            for place in (*range(offset, offset + length, STEP), offset + length - 1):
+                os.pread(fd, 1, place)
+    except OSError:
+        return
+    finally:
+        os.close(fd)
+
+
 class Descriptors:
     """Descriptors of the files read last.  For one thread."""
 
     def __init__(self, capacity: int = MOST) -> None:
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._capacity = capacity if soft == resource.RLIM_INFINITY else min(capacity, soft // SHARE)
-        self._open: OrderedDict[str, int] = OrderedDict()
+        self._open: OrderedDict[str, LocalFile] = OrderedDict()
         self._used: set[str] = set()
 
     def __len__(self) -> int:
@@ -61,44 +83,44 @@ class Descriptors:
 
     def read_into(self, path: str, offset: int, buffers: Sequence[bytearray], length: int) -> bool:
         """Fill the buffers, of `length` bytes in all, with what is in memory; whether all of it was."""
-        fd = self._open.get(path)
         try:
-            if fd is None:
-                fd = self._add(path)
-            else:
-                self._open.move_to_end(path)
-            self._used.add(path)
-            return os.preadv(fd, buffers, offset, os.RWF_NOWAIT) == length
+            return os.preadv(self._file(path).fd, buffers, offset, os.RWF_NOWAIT) == length
         except OSError:  # not there, not in memory, or a file system that cannot tell: a thread will find out which
             return False
 
-    def _add(self, path: str) -> int:
-        fd = open_cached(path)
-        self._open[path] = fd
+    def lend(self, path: str, offset: int, length: int) -> FileRange | None:
+        """All `length` bytes at `offset`, as they lie in memory; None where they do not, or that cannot be told."""
+        try:
+            file = self._file(path)
+            return FileRange(file, offset, length) if is_in_memory(file.fd, offset, length) else None
+        except OSError:
+            return None
+
+    def _file(self, path: str) -> LocalFile:
+        file = self._open.get(path)
+        if file is None:
+            file = self._add(path)
+        else:
+            self._open.move_to_end(path)
+        self._used.add(path)
+        return file
+
+    def _add(self, path: str) -> LocalFile:
+        file = self._open[path] = LocalFile(open_cached(path))
         if len(self._open) > self._capacity:
-            oldest, spare = self._open.popitem(last=False)
+            oldest, _ = self._open.popitem(last=False)
             self._used.discard(oldest)
-            os.close(spare)
-        return fd
+        return file
 
     @staticmethod
     def want(path: str) -> None:
         """Ask the kernel to bring the file into memory; may wait for the disk, so it is for threads."""
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:  # whoever reads it will say what is wrong
-            return
-        try:
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
-        finally:
-            os.close(fd)
+        bring_in(path, 0, 0, wait=False)
 
     def drop(self, path: str) -> None:
         """Close the file's descriptor: a removed file's space comes back only then."""
-        fd = self._open.pop(path, None)
-        if fd is not None:
+        if self._open.pop(path, None) is not None:
             self._used.discard(path)
-            os.close(fd)
 
     def drop_idle(self) -> None:
         """Close what nobody read since the last call of this: other clients may have removed those files."""
@@ -107,7 +129,5 @@ class Descriptors:
         self._used.clear()
 
     def close(self) -> None:
-        for fd in self._open.values():
-            os.close(fd)
         self._open.clear()
         self._used.clear()

@@ -6,14 +6,22 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
+from jfs.chunk.file_range import FileRange
 from jfs.chunk.stats import CacheCounts
 
 
 class BlockCache(Protocol):
     """Plain blocks by object key.  Shared between threads; a cache may forget anything at any time."""
 
+    lends: bool
+    """Whether there are reads for which `lend` is worth a try."""
+
     def get_now(self, key: str, size: int, offset: int, length: int) -> bytes | bytearray | None:
         """A part of the block of `size` bytes if that takes no waiting.  Only for the loop's thread."""
+        ...
+
+    def lend(self, key: str, size: int, offset: int, length: int) -> FileRange | None:
+        """The same as it lies in a local file, where it needs no check.  Only for the loop's thread."""
         ...
 
     def get(self, key: str, size: int, offset: int, length: int) -> bytes | None:
@@ -47,6 +55,8 @@ class BlockCache(Protocol):
 class MemoryCache:
     """A bounded number of bytes, and of blocks."""
 
+    lends = False
+
     def __init__(
         self,
         capacity: int,
@@ -70,6 +80,9 @@ class MemoryCache:
 
     def get_now(self, key: str, size: int, offset: int, length: int) -> bytes | None:
         return self.get(key, size, offset, length)
+
+    def lend(self, key: str, size: int, offset: int, length: int) -> FileRange | None:
+        return None
 
     def get(self, key: str, size: int, offset: int, length: int) -> bytes | None:
         with self._lock:

@@ -8,6 +8,7 @@ wait is done at once: `read_now` takes bytes that are in memory already, and a s
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeVar
 
 import trio
@@ -15,8 +16,9 @@ import trio
 from jfs.chunk import heap
 from jfs.chunk.cache import DiskCache
 from jfs.chunk.codec import open_codec
-from jfs.chunk.descriptors import Descriptors
+from jfs.chunk.descriptors import Descriptors, bring_in
 from jfs.chunk.errands import run_errand
+from jfs.chunk.file_range import FileRange
 from jfs.chunk.fingerprint import fingerprint_of, part_of, require, right_copy
 from jfs.chunk.flights import Flights
 from jfs.chunk.layout import block_key, block_keys, block_length, block_ranges
@@ -83,6 +85,8 @@ class BlockStore:
         self._caching = cache is not None or not self._ranged
         if cache is None and not self._ranged:
             self._cache = MemoryCache(DECODED_BYTES)
+        self.lends = self._local or (cache is not None and cache.lends)
+        """Whether there are reads for which `lend` is worth a try."""
         self._descriptors = Descriptors()
         self._flights = Flights()
         self._uploads = trio.CapacityLimiter(options.max_uploads)
@@ -142,6 +146,40 @@ class BlockStore:
                 return None
             parts.append(data)
         return b"".join(parts)
+
+    def lend(self, slice_id: int, size: int, offset: int, length: int) -> FileRange | None:
+        """The range as it lies in a local file in memory, within one block; None: use `read_now`.
+
+        What is lent is to be used before anything else is awaited.  Nothing is that has to be checked or decoded.
+        """
+        block_size = self.options.block_size
+        index, inside = divmod(offset, block_size)
+        whole = block_length(size, index, block_size)
+        if inside + length > whole:
+            return None
+        key = block_key(slice_id, index, whole, hash_prefix=self.options.hash_prefix)
+        if self._cache is not None:
+            cached = self._cache.lend(key, whole, inside, length)
+            if cached is not None or not self._local:
+                if cached is not None:
+                    self._count_hit(length)
+                return cached
+        path = self._store.local_path(key) if self._local else None
+        lent = None if path is None else self._descriptors.lend(path, inside, length)
+        if lent is not None:
+            self.stats.get.requests += 1
+            self.stats.get.bytes += length
+        return lent
+
+    async def bring_in(self, slice_id: int, size: int, offset: int, length: int) -> None:
+        """Have a range within one block of a local store brought into memory, where `lend` finds it."""
+        index, inside = divmod(offset, self.options.block_size)
+        whole = block_length(size, index, self.options.block_size)
+        key = block_key(slice_id, index, whole, hash_prefix=self.options.hash_prefix)
+        path = self._store.local_path(key) if self._local else None
+        if path is not None:
+            read_in = partial(bring_in, path, inside, length, wait=True)
+            await trio.to_thread.run_sync(read_in, limiter=self._downloads)
 
     def _part_now(
         self, slice_id: int, index: int, size: int, inside: int, length: int, wanted: bytes

@@ -12,11 +12,13 @@ from typing import Any, Final
 import trio
 
 import jfs
+from jfs.chunk.file_range import can_tell
 from jfs.errors import CorruptRecord, FsError, StoreError, UserError
 from jfs.fuse import device, mounting
 from jfs.fuse.adapter import Adapter
+from jfs.fuse.pipe import Pipe
 from jfs.fuse.replies import Timeouts
-from jfs.fuse.session import Session
+from jfs.fuse.session import MAX_WRITE, Session
 from jfs.meta import inodes, volume_format
 from jfs.meta.client import ClientOptions
 from jfs.meta.run import read
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 NANO: Final = 1_000_000_000
 UNMOUNT_S: Final = 5.0
+READ_STEP: Final = 64 << 10
 """After a signal: so long files that are still open keep being served."""
 
 SWITCH_S: Final = 0.0001
@@ -160,17 +163,23 @@ class Mounted:
             log.info("Create session %d OK with version: %s", meta.sid, jfs.CLIENT_VERSION)
         log.info('Mounting volume %s at "%s" ...', name, self._path)
         adapter = self._adapter()
+        pipe = Pipe()
+        options: set[str] = self._options["kernel_options"]
+        if self._volume.blocks.lends and can_tell():
+            self._vfs.reader.lend_most = pipe.most
+            options = reads_up_to(pipe.most, options)
         try:
-            mounted = device.mount(self._path, self._options["kernel_options"])
+            mounted = device.mount(self._path, options)
         except UserError:
             await meta.close_session()
             raise
-        session = Session(mounted.fd, adapter.rows(), adapter, self._vfs.requests, self._vfs.landing)
+        session = Session(mounted.fd, adapter.rows(), adapter, self._vfs.requests, self._vfs.landing, pipe)
         adapter.forget_attr = session.forget_attr
         try:
             await self._serve_kernel(session)
         finally:
             mounted.close()
+            pipe.close()
         if not self._code:
             log.info('The juicefs mount process exit successfully, mountpoint: "%s"', self._path)
         return self._code
@@ -238,6 +247,13 @@ class Mounted:
             await trio.sleep(1.0)
         self._volume.limits.download.stop()  # readers that are still there shall not hold up the end
         session.stop()
+
+
+def reads_up_to(most: int, options: set[str]) -> set[str]:
+    """Mount options by which the kernel asks for no more than `most` bytes at once, if that is less than it would."""
+    if most >= MAX_WRITE or any(word.startswith("max_read=") for word in options):
+        return options
+    return options | {f"max_read={most // READ_STEP * READ_STEP}"}
 
 
 def settle() -> None:

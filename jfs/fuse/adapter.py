@@ -12,7 +12,7 @@ from jfs.errors import FsError
 from jfs.fuse import access_lines, replies, requests
 from jfs.fuse.kernel import COUNT_OUT, Op
 from jfs.fuse.replies import Replies, Timeouts
-from jfs.fuse.session import Row
+from jfs.fuse.session import Reply, Row
 from jfs.meta.inodes import AttrChange
 from jfs.meta.types import Attr, Cred, Entry, Ino, is_trash
 from jfs.vfs.directories import DirRow
@@ -204,7 +204,7 @@ class Adapter:
             raise FsError(errno.ENOSYS)
 
 
-def _as_it_is(data: replies.Data) -> replies.Data:
+def _as_it_is(data: Reply) -> Reply:
     return data
 
 

@@ -16,10 +16,12 @@ from typing import Any, Final, Protocol
 import msgspec
 import trio
 
+from jfs.chunk.file_range import FileRange
 from jfs.errors import CorruptRecord, FsError
 from jfs.fuse import kernel
 from jfs.fuse.dying import is_dying
 from jfs.fuse.kernel import IN_HEADER, INIT_IN, INIT_OUT, MOST_OPS, OUT_HEADER, Op
+from jfs.fuse.pipe import Pipe
 from jfs.fuse.polling import Poller, ReadLock
 from jfs.fuse.requests import Landing
 from jfs.meta.types import Cred, Ino
@@ -65,7 +67,7 @@ UNANSWERED: Final = frozenset({Op.FORGET, Op.BATCH_FORGET})
 PATIENCE_S: Final = 2.0
 """How often it is looked whether the process behind an interrupted request is being killed."""
 
-Reply = bytes | bytearray | memoryview
+Reply = bytes | bytearray | memoryview | FileRange
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -110,9 +112,15 @@ class Session:
     """One mount's requests, from INIT to the unmount."""
 
     def __init__(
-        self, fd: int, rows: Mapping[Op, Row], observer: Observer, requests: dict[str, int], landing: Landing
+        self,
+        fd: int,
+        rows: Mapping[Op, Row],
+        observer: Observer,
+        requests: dict[str, int],
+        landing: Landing,
+        pipe: Pipe,
     ) -> None:
-        """`fd`: a mounted /dev/fuse, not blocking.  `requests` counts them by name."""
+        """`fd`: a mounted /dev/fuse, not blocking.  `requests` counts them by name.  `pipe`: for replies that are file ranges."""
         self._fd = fd
         self._rows: list[Row | None] = [None] * MOST_OPS
         for op, row in rows.items():
@@ -120,6 +128,7 @@ class Session:
         self._observer = observer
         self._requests = requests
         self._landing = landing
+        self._pipe = pipe
         self._creds: dict[tuple[int, int], Cred] = {}
         self._poller = Poller(fd)
         self._lock = ReadLock()
@@ -252,11 +261,27 @@ class Session:
         length = len(body)
         header = OUT_HEADER.pack(OUT_HEADER.size + length, number, unique)
         try:
-            os.writev(self._fd, (header + body,) if length <= SMALL else (header, body))
+            if isinstance(body, FileRange):
+                self._hand_on(unique, header, body)
+            elif length <= SMALL:
+                os.write(self._fd, header + body)
+            else:
+                os.writev(self._fd, (header, body))
         except OSError as error:
             # ENOENT: whoever asked was killed meanwhile, or an inode to be forgotten is not known to the kernel.
             if error.errno != errno.ENOENT and error.errno not in GONE:
                 log.error("the kernel takes no reply: %s", error.strerror)
+
+    def _hand_on(self, unique: int, header: bytes, data: FileRange) -> None:
+        """A reply whose data goes from the local file's pages to those of whoever asked."""
+        pipe = self._pipe
+        try:
+            pipe.fill(header, data)
+        except OSError as error:
+            log.error("a local file of blocks: %s", error.strerror)
+            self._answer(unique, -errno.EIO)
+        else:
+            pipe.empty_into(self._fd)
 
     def _serve_other(self, number: int, unique: int, buffer: mmap.mmap) -> None:
         """What no handler is for.  The kernel learns from one ENOSYS that a request is not to be made again."""

@@ -8,10 +8,11 @@ waiting.  Holes are zeros and cost nothing.
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from jfs.chunk.file_range import FileRange
 from jfs.chunk.together import fetch_together
 from jfs.errors import CorruptRecord, FsError, ObjectMissing
 from jfs.meta.slices import Segment, referred, visible
@@ -35,7 +36,11 @@ COMPACT_FROM: Final = 5
 TRIES: Final = 3
 """Another client may compact the chunk and delete the old blocks between our look at the records and the read."""
 
+LEND_FROM: Final = 32 << 10
+"""What is shorter is copied in less time than it takes to hand it on."""
+
 Bytes = bytes | bytearray | memoryview
+Data = Bytes | FileRange
 
 
 class ChunkMap:
@@ -61,12 +66,17 @@ class Reader:
         self._max_readahead = max_readahead
         self.ahead = ReadAhead(blocks, budget)
         self._given_up = GivenUp()
+        self.lend_most = 0
+        """The longest read that may be answered with a range of a local file instead of bytes; 0: none may."""
         self.records_ttl_s = RECORDS_TTL_S
         self.on_records: Callable[[Ino, int, int], None] = _ignore
         """(inode, chunk, records or segments in it), when there are many."""
 
-    async def read(self, file: "OpenFile", handle: "Handle", offset: int, size: int) -> Bytes:
-        """The bytes of [offset, offset+size), fewer at the end of the file.  Raises StoreError, CorruptRecord, FsError."""
+    async def read(self, file: "OpenFile", handle: "Handle", offset: int, size: int) -> Data:
+        """The bytes of [offset, offset+size), fewer at the end of the file.  Raises StoreError, CorruptRecord, FsError.
+
+        A range of a local file only up to `lend_most`, and to be used before anything else is awaited.
+        """
         # The range is settled before the flush: what is written while it waits would be read as zeros.
         size = min(size, file.length - offset)
         if size <= 0:
@@ -78,21 +88,21 @@ class Reader:
                 return b""
         index, pos = divmod(offset, CHUNK_SIZE)
         if pos + size <= CHUNK_SIZE:
-            data = await self._read_chunk(file, index, pos, size)
+            data: Data = await self._read_chunk(file, index, pos, size, self.lend_most)
         else:
-            parts = []
+            parts: list[Any] = []
             end = offset + size
             while offset < end:
                 index, pos = divmod(offset, CHUNK_SIZE)
                 part = min(CHUNK_SIZE - pos, end - offset)
-                parts.append(await self._read_chunk(file, index, pos, part))
+                parts.append(await self._read_chunk(file, index, pos, part, 0))
                 offset += part
             data = b"".join(parts)
             offset = end - size
         self._look_ahead(file, handle, offset, offset + size)
         return data
 
-    async def _read_chunk(self, file: "OpenFile", index: int, pos: int, size: int) -> Bytes:
+    async def _read_chunk(self, file: "OpenFile", index: int, pos: int, size: int, lend_most: int) -> Data:
         tries = TRIES
         wait: UploadWait | None = None
         while True:
@@ -100,7 +110,7 @@ class Reader:
             if chunk is None or trio.current_time() >= chunk.expires:
                 chunk = await self._load(file, index)
             try:
-                return await self._read_map(chunk, pos, size)
+                return await self._read_map(chunk, pos, size, lend_most)
             except ObjectMissing as error:
                 tries -= 1
                 known = chunk.segments
@@ -140,7 +150,7 @@ class Reader:
         fresh = wanted - referred(known.segments)
         return known.fingerprints | await self._meta.fingerprints(fresh)
 
-    async def _read_map(self, chunk: ChunkMap, pos: int, size: int) -> Bytes:
+    async def _read_map(self, chunk: ChunkMap, pos: int, size: int, lend_most: int) -> Data:
         segments = chunk.segments
         at = bisect_right(chunk.starts, pos) - 1
         if at < 0:
@@ -151,11 +161,24 @@ class Reader:
                 return bytes(size)
             start = segment.offset + pos - segment.pos
             mark = chunk.fingerprints.get(segment.id, b"")
+            if LEND_FROM <= size <= lend_most and not mark:
+                lent = await self._lend(segment, start, size)
+                if lent is not None:
+                    return lent
             data = self.ahead.read_now(segment.id, segment.size, start, size, mark)
             if data is None:
                 return await self.ahead.read(segment.id, segment.size, start, size, mark)
             return data
         return await self._join(segments[at:], pos, size, chunk.fingerprints)
+
+    async def _lend(self, segment: Segment, start: int, size: int) -> FileRange | None:
+        """The range as it lies in a local file, in memory by then; None: there is no such file."""
+        blocks = self._blocks
+        lent = blocks.lend(segment.id, segment.size, start, size)
+        if lent is None and blocks.local and start % blocks.options.block_size + size <= blocks.options.block_size:
+            await blocks.bring_in(segment.id, segment.size, start, size)
+            lent = blocks.lend(segment.id, segment.size, start, size)
+        return lent
 
     async def _join(self, segments: Sequence[Segment], pos: int, size: int, fingerprints: Mapping[int, bytes]) -> bytes:
         """A range of several segments; what is not in memory is fetched together."""

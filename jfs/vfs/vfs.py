@@ -30,7 +30,7 @@ from jfs.vfs.durability import Durability
 from jfs.vfs.files import Asked, OpenFile, OpenFileTable
 from jfs.vfs.handles import Handle, HandleTable
 from jfs.vfs.open_cache import OpenCache
-from jfs.vfs.reader import Reader
+from jfs.vfs.reader import Data, Reader
 from jfs.vfs.special_files import SpecialFiles, is_special
 from jfs.vfs.writer import WriteContext
 
@@ -375,7 +375,7 @@ class Vfs:
                 await self._let_go(handle)
             raise
 
-    async def read(self, fh: int, offset: int, size: int) -> bytes | bytearray | memoryview:
+    async def read(self, fh: int, offset: int, size: int) -> Data:
         handle = self.handles.get(fh)
         file = handle.file
         if file is None:

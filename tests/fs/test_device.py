@@ -15,6 +15,7 @@ import trio
 from jfs.errors import UserError
 from jfs.fuse import device, mounting, requests
 from jfs.fuse.kernel import Op
+from jfs.fuse.pipe import Pipe
 from jfs.fuse.replies import Replies, Timeouts
 from jfs.fuse.session import PATIENCE_S, Row, Session
 from jfs.meta.types import TYPE_DIR, Attr
@@ -44,7 +45,8 @@ async def look_at(path: Path) -> os.stat_result:
     row = Row("getattr", requests.inode, root, Replies(Timeouts()).attr)
     mounted = device.mount(str(path), OPTIONS)
     quiet = Quiet()
-    session = Session(mounted.fd, {Op.GETATTR: row}, quiet, Counter(), quiet)
+    pipe = Pipe()
+    session = Session(mounted.fd, {Op.GETATTR: row}, quiet, Counter(), quiet, pipe)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.serve)
@@ -54,6 +56,7 @@ async def look_at(path: Path) -> os.stat_result:
             session.stop()
     finally:
         mounted.close()
+        pipe.close()
     return found
 
 
@@ -86,7 +89,8 @@ async def test_a_killed_process_does_not_hang_on_a_store_that_does(tmp_path: Pat
     row = Row("getattr", requests.inode, wait, Replies(Timeouts()).attr)
     mounted = device.mount(str(tmp_path), OPTIONS)
     quiet = Quiet()
-    session = Session(mounted.fd, {Op.GETATTR: row}, quiet, Counter(), quiet)
+    pipe = Pipe()
+    session = Session(mounted.fd, {Op.GETATTR: row}, quiet, Counter(), quiet, pipe)
     program = f"import os, signal; signal.signal(signal.SIGALRM, lambda *_: None); os.stat({str(tmp_path)!r})"
     try:
         async with trio.open_nursery() as nursery:
@@ -105,6 +109,7 @@ async def test_a_killed_process_does_not_hang_on_a_store_that_does(tmp_path: Pat
             session.stop()
     finally:
         mounted.close()
+        pipe.close()
 
 
 @pytest.mark.parametrize("directly", [True, False])

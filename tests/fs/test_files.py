@@ -5,6 +5,9 @@ import mmap
 import multiprocessing
 import os
 import random
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -219,6 +222,45 @@ def test_big_file_is_as_written(room: Path) -> None:
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(check, range(3)))
     assert (room / "big").stat().st_size == count * MIB
+
+
+def test_reads_of_every_size_at_every_place(room: Path) -> None:
+    """What lies in pages of the store's files, what must be fetched first, and what is neither one block nor one page."""
+    data = random.Random(5).randbytes(21 * MIB + 321)
+    (room / "f").write_bytes(data)
+
+    def read(seed: int) -> None:
+        rng = random.Random(seed)
+        descriptor = os.open(room / "f", os.O_RDONLY)
+        for _ in range(120):
+            offset, size = rng.randrange(len(data)), rng.choice((1, 4096, 32 << 10, 100_000, MIB, 3 * MIB))
+            if rng.random() < 0.1:
+                Path("/proc/sys/vm/drop_caches").write_text("1")
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            assert os.pread(descriptor, size, offset) == data[offset : offset + size]
+        os.close(descriptor)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(read, range(3)))
+
+
+def test_readers_that_are_killed_leave_no_reply_for_others(room: Path) -> None:
+    data = random.Random(6).randbytes(8 * MIB)
+    (room / "f").write_bytes(data)
+    program = f"""
+import os
+descriptor = os.open({str(room / "f")!r}, os.O_RDONLY)
+while True:
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.pread(descriptor, {8 * MIB}, 0)
+"""
+    for turn in range(10):
+        with subprocess.Popen([sys.executable, "-c", program]) as reader:
+            time.sleep(0.2 + turn / 100)
+            reader.kill()
+        with (room / "f").open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            assert file.read() == data
 
 
 def attempt(path: Path, flags: int, act: Callable[[int], object] = lambda descriptor: None) -> object:

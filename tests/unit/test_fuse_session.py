@@ -6,7 +6,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from jfs.errors import CorruptRecord, FsError
 from jfs.fuse import kernel, requests
 from jfs.fuse import session as session_module
 from jfs.fuse.kernel import IN_HEADER, INIT_IN, INIT_OUT, OUT_HEADER, READ_IN, Op
+from jfs.fuse.pipe import Pipe
 from jfs.fuse.session import MAX_WRITE, WANTED, Row, Session
 from jfs.meta.types import Cred
 from tests.deadline import eventually_async
@@ -82,10 +83,10 @@ def row(name: str, handler: Callable[..., Any], decode: Any = requests.name, enc
 async def serving(rows: dict[Op, Row]) -> AsyncGenerator[Kernel, None]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     quiet, counts = Quiet(), Counter[str]()
-    with ours, theirs:
+    with ours, theirs, closing(Pipe()) as pipe:
         ours.setblocking(False)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
-        session = Session(ours.fileno(), rows, quiet, counts, quiet)
+        session = Session(ours.fileno(), rows, quiet, counts, quiet, pipe)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.serve)
             yield Kernel(theirs, session, quiet, counts)

@@ -3,6 +3,7 @@
 import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,8 @@ from jfs.meta.settings import Settings
 from jfs.meta.slices import referred
 from jfs.meta.types import Slice, SliceRef
 from jfs.meta.volume_format import create_volume
+from jfs.object.file import FileStore
+from jfs.object.store import ObjectStore
 from jfs.vfs.compactor import Compactor
 from jfs.vfs.handles import Handle
 from tests.vfs.mounted import BLOCK, KIB, RDONLY, Mounted, ScriptedStore, mount, pattern
@@ -23,14 +26,14 @@ DATA = pattern(2 * BLOCK + 1000)
 
 
 @asynccontextmanager
-async def mounted() -> AsyncIterator[Mounted]:
+async def mounted(store: ObjectStore | None = None) -> AsyncIterator[Mounted]:
     engine = MemoryEngine()
     settings = Settings.fresh("testvol", bucket="/none/")
     settings.block_size = BLOCK // KIB
     settings.trash_days = 0
     await run(engine, create_volume, settings, 1)
     await fingerprints.turn(engine, on=True)
-    async with mount(engine, ScriptedStore()) as m:
+    async with mount(engine, store or ScriptedStore()) as m:
         yield m
 
 
@@ -152,3 +155,15 @@ async def test_only_new_slices_are_asked_about(monkeypatch: pytest.MonkeyPatch) 
             assert await m.read(handle, number * 10, 20) == b"%010d" % number + DATA[number * 10 + 10 :][:10]
         assert asked == [2, 1, 1, 1]
         await m.close(handle)
+
+
+async def test_what_has_a_fingerprint_is_never_lent_unread(tmp_path: Path) -> None:
+    store = FileStore(f"{tmp_path}/objects/")
+    store.create()
+    async with mounted(store) as m:
+        m.vfs.reader.lend_most = BLOCK
+        handle = await m.create(b"f")
+        await m.write(handle, 0, DATA)
+        await m.vfs.flush(handle.fh)
+        assert await m.vfs.read(handle.fh, 0, BLOCK) == DATA[:BLOCK]
+        assert m.vfs.blocks.stats.fingerprints_checked

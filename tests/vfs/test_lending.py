@@ -1,0 +1,144 @@
+"""Reads that are answered with a range of a local file, and those that must not be."""
+
+import os
+import random
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jfs.chunk.cache import DiskCache
+from jfs.chunk.file_range import FileRange
+from jfs.chunk.options import ChunkOptions
+from jfs.errors import FsError
+from jfs.object.file import FileStore
+from jfs.vfs.handles import Handle
+from jfs.vfs.reader import LEND_FROM
+from tests.vfs.mounted import BLOCK, KIB, MIB, RDONLY, Mounted, ScriptedStore, mounted, pattern
+
+SIZE = 5 * BLOCK + 100
+DATA = pattern(SIZE)
+
+
+@asynccontextmanager
+async def lending(tmp_path: Path, **options: Any) -> AsyncGenerator[tuple[Mounted, Handle], None]:
+    """A file on a `file` store, whose reader may lend."""
+    store = FileStore(f"{tmp_path}/objects/")
+    store.create()
+    async with mounted(store=store, **options) as m:
+        m.vfs.reader.lend_most = MIB
+        handle = await m.create(b"f")
+        await m.write(handle, 0, DATA)
+        await m.close(handle)
+        handle = await m.open(b"f", RDONLY)
+        yield m, handle
+        await m.close(handle)
+
+
+def loaded(data: Any) -> bytes:
+    return os.pread(data.file.fd, len(data), data.offset) if isinstance(data, FileRange) else bytes(data)
+
+
+def objects(tmp_path: Path) -> list[Path]:
+    return sorted(path for path in (tmp_path / "objects").rglob("*") if path.is_file())
+
+
+def drop_pages(paths: list[Path]) -> None:
+    os.sync()
+    for path in paths:
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+async def test_a_range_of_one_block_is_lent(tmp_path: Path) -> None:
+    async with lending(tmp_path) as (m, handle):
+        for offset, size in ((0, BLOCK), (BLOCK, LEND_FROM), (3 * BLOCK + 17, LEND_FROM + 1)):
+            data = await m.vfs.read(handle.fh, offset, size)
+            assert isinstance(data, FileRange)
+            assert loaded(data) == DATA[offset : offset + size]
+
+
+@pytest.mark.parametrize(
+    ("offset", "size"), [(0, LEND_FROM - 1), (BLOCK - 1, LEND_FROM), (0, SIZE), (SIZE - 50, MIB)], ids=str
+)
+async def test_small_reads_and_those_of_several_blocks_are_bytes(tmp_path: Path, offset: int, size: int) -> None:
+    async with lending(tmp_path) as (m, handle):
+        data = await m.vfs.read(handle.fh, offset, size)
+        assert not isinstance(data, FileRange)
+        assert bytes(data) == DATA[offset : offset + size]
+
+
+async def test_what_the_disk_has_is_brought_in_and_lent(tmp_path: Path) -> None:
+    async with lending(tmp_path) as (m, handle):
+        drop_pages(objects(tmp_path))
+        data = await m.vfs.read(handle.fh, 2 * BLOCK, BLOCK)
+        assert isinstance(data, FileRange)
+        assert loaded(data) == DATA[2 * BLOCK : 3 * BLOCK]
+
+
+async def test_any_read_gives_the_same_bytes(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    async with lending(tmp_path) as (m, handle):
+        kinds = set()
+        for _ in range(300):
+            offset, size = rng.randrange(SIZE), rng.randrange(1, 2 * BLOCK)
+            if rng.random() < 0.1:
+                drop_pages(objects(tmp_path))
+            data = await m.vfs.read(handle.fh, offset, size)
+            assert loaded(data) == DATA[offset : offset + size]
+            kinds.add(isinstance(data, FileRange))
+        assert kinds == {True, False}
+
+
+async def test_holes_and_overwrites_are_seen(tmp_path: Path) -> None:
+    async with lending(tmp_path) as (m, handle):
+        writer = await m.open(b"f")
+        await m.write(writer, BLOCK, b"x" * BLOCK)
+        assert loaded(await m.vfs.read(handle.fh, BLOCK, BLOCK)) == b"x" * BLOCK
+        assert loaded(await m.vfs.read(handle.fh, 0, BLOCK)) == DATA[:BLOCK]
+        await m.write(writer, 9 * BLOCK, b"end")
+        assert loaded(await m.vfs.read(handle.fh, 7 * BLOCK, BLOCK)) == bytes(BLOCK)
+        await m.close(writer)
+
+
+@pytest.mark.logs("65535 bytes instead of 65536")
+async def test_an_object_that_was_cut_short_is_an_error(tmp_path: Path) -> None:
+    async with lending(tmp_path) as (m, handle):
+        assert loaded(await m.vfs.read(handle.fh, 0, BLOCK)) == DATA[:BLOCK]
+        first = next(path for path in objects(tmp_path) if path.name.split("_")[1] == "0")
+        os.truncate(first, BLOCK - 1)
+        with pytest.raises(FsError, match="Input/output"):
+            await m.vfs.read(handle.fh, 0, BLOCK)
+
+
+async def test_compressed_blocks_are_not_lent(tmp_path: Path) -> None:
+    async with lending(tmp_path / "a", compression="lz4", chunk={"compression": "lz4"}) as (m, handle):
+        assert not m.vfs.blocks.lends
+        assert bytes(await m.vfs.read(handle.fh, 0, BLOCK)) == DATA[:BLOCK]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("level", "lent"), [("none", True), ("full", False), ("shrink", False), ("extend", False)])
+async def test_cached_blocks_are_lent_where_they_need_no_check(tmp_path: Path, level: str, *, lent: bool) -> None:
+    options = {"cache_dirs": [str(tmp_path / "cache")], "uuid": "u", "verify_cache_checksum": level}
+    cache = DiskCache(ChunkOptions(block_size=BLOCK, **options))  # type: ignore[arg-type]
+    async with mounted(store=ScriptedStore(), cache=cache, chunk=options) as m:
+        m.vfs.reader.lend_most = MIB
+        handle = await m.create(b"f")
+        await m.write(handle, 0, DATA)
+        await m.close(handle)
+        handle = await m.open(b"f", RDONLY)
+        assert loaded(await m.vfs.read(handle.fh, 0, BLOCK)) == DATA[:BLOCK]
+        cache.wait_written()
+        data = await m.vfs.read(handle.fh, 0, BLOCK)
+        assert loaded(data) == DATA[:BLOCK]
+        assert isinstance(data, FileRange) == lent
+        assert m.vfs.blocks.lends == (level != "extend")
+        await m.close(handle)
+
+
+async def test_nothing_is_lent_to_whoever_did_not_ask_for_it(tmp_path: Path) -> None:
+    async with lending(tmp_path) as (m, handle):
+        m.vfs.reader.lend_most = 0
+        assert await m.vfs.read(handle.fh, 0, 64 * KIB) == DATA[: 64 * KIB]
