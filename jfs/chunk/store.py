@@ -34,9 +34,11 @@ from jfs.object.store import Buffer, Errand, ObjectStore
 
 # Up to this size a write(2) into the page cache (150 µs with open and rename) is not worth the hop to a thread.
 INLINE_PUT: Final = 128 << 10
-# A put that took longer (the kernel slows writers down while its disk is busy) sends the next ones to threads for a while.
+# When puts take longer than this (the kernel slows writers down while its disk is busy) the next ones go to threads for a while.
+# It is their mean that counts, over some MEAN_PUTS: one of them may just have lost its processor to another process.
 SLOW_PUT_S: Final = 0.002
 SLOW_PUT_MEMORY_S: Final = 1.0
+MEAN_PUTS: Final = 8
 # A cache disk that takes longer for a read does not answer at all: its blocks come from the store.
 CACHE_PATIENCE_S: Final = 10.0
 CACHE_READS: Final = 64
@@ -93,6 +95,7 @@ class BlockStore:
         self._downloads = trio.CapacityLimiter(options.max_downloads)
         self._cache_reads = trio.CapacityLimiter(CACHE_READS)
         self._inline_from = 0.0
+        self._put_s = 0.0
         self._unsynced: set[str] = set()
         self._many_unsynced = trio.Event()
         self._sync_round: _SyncRound | None = None
@@ -470,7 +473,9 @@ class BlockStore:
 
     def _took(self, seconds: float) -> None:
         """A call on the loop took so long: whether the next ones go to threads."""
-        if seconds > SLOW_PUT_S:
+        self._put_s += (seconds - self._put_s) / MEAN_PUTS
+        if self._put_s > SLOW_PUT_S:
+            self._put_s = 0.0
             self._inline_from = time.monotonic() + SLOW_PUT_MEMORY_S
 
     def _put_inline(self, key: str, data: Buffer) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -226,6 +227,26 @@ async def test_slow_puts_leave_the_loop(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("jfs.chunk.store.INLINE_PUT", 0)
     await blocks.put(4, 0, b"x")
     assert where == [True, True, False, False]
+
+
+async def test_one_slow_put_does_not_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have lost its processor for a moment; a disk that is busy is slow again and again."""
+    where: list[bool] = []
+    loop_thread = threading.get_ident()
+    lasts_s = 0.0
+
+    class Slow(FileStore):
+        def put(self, key: str, data: Buffer) -> None:
+            where.append(threading.get_ident() == loop_thread)
+            time.sleep(lasts_s)
+            super().put(key, data)
+
+    monkeypatch.setattr("jfs.chunk.store.SLOW_PUT_S", 0.2)
+    blocks = make(Slow(f"{tmp_path}/"))
+    for number, lasts_s in enumerate((0.4, 0, 0, 0.4, 0.4, 0.4, 0.4, 0.4, 0)):
+        await blocks.put(number, 0, b"x")
+    assert where[:6] == [True] * 6
+    assert not where[-1]
 
 
 async def test_a_full_store_says_so_at_once(tmp_path: Path) -> None:
