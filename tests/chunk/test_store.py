@@ -233,17 +233,18 @@ async def test_one_slow_put_does_not_yet(tmp_path: Path, monkeypatch: pytest.Mon
     """It may have lost its processor for a moment; a disk that is busy is slow again and again."""
     where: list[bool] = []
     loop_thread = threading.get_ident()
-    lasts_s = 0.0
+    delays_s = (0.4, 0.0, 0.0, 0.4, 0.4, 0.4, 0.4, 0.4, 0.0)
+    delay_s = iter(delays_s)
 
     class Slow(FileStore):
         def put(self, key: str, data: Buffer) -> None:
             where.append(threading.get_ident() == loop_thread)
-            time.sleep(lasts_s)
+            time.sleep(next(delay_s))
             super().put(key, data)
 
     monkeypatch.setattr("jfs.chunk.store.SLOW_PUT_S", 0.2)
     blocks = make(Slow(f"{tmp_path}/"))
-    for number, lasts_s in enumerate((0.4, 0, 0, 0.4, 0.4, 0.4, 0.4, 0.4, 0)):
+    for number in range(len(delays_s)):
         await blocks.put(number, 0, b"x")
     assert where[:6] == [True] * 6
     assert not where[-1]
