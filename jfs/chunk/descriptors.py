@@ -72,6 +72,8 @@ class Descriptors:
         self._capacity = capacity if soft == resource.RLIM_INFINITY else min(capacity, soft // SHARE)
         self._open: OrderedDict[str, LocalFile] = OrderedDict()
         self._used: set[str] = set()
+        self.tells = True
+        """False once the file system has turned out to be one that does not know RWF_NOWAIT."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -93,7 +95,8 @@ class Descriptors:
         try:
             file = self._file(path)
             return FileRange(file, offset, length) if is_in_memory(file.fd, offset, length) else None
-        except OSError:
+        except OSError as error:
+            self.tells = self.tells and error.errno != errno.EOPNOTSUPP
             return None
 
     def _file(self, path: str) -> LocalFile:

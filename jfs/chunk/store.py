@@ -174,6 +174,11 @@ class BlockStore:
             self.stats.get.bytes += length
         return lent
 
+    @property
+    def brings_in(self) -> bool:
+        """Whether `lend` may find after `bring_in` what it did not find before."""
+        return self._local and self._descriptors.tells
+
     async def bring_in(self, slice_id: int, size: int, offset: int, length: int) -> None:
         """Have a range within one block of a local store brought into memory, where `lend` finds it."""
         index, inside = divmod(offset, self.options.block_size)

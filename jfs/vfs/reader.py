@@ -175,7 +175,7 @@ class Reader:
         """The range as it lies in a local file, in memory by then; None: there is no such file."""
         blocks = self._blocks
         lent = blocks.lend(segment.id, segment.size, start, size)
-        if lent is None and blocks.local and start % blocks.options.block_size + size <= blocks.options.block_size:
+        if lent is None and blocks.brings_in and start % blocks.options.block_size + size <= blocks.options.block_size:
             await blocks.bring_in(segment.id, segment.size, start, size)
             lent = blocks.lend(segment.id, segment.size, start, size)
         return lent

@@ -1,5 +1,6 @@
 """Reads that are answered with a range of a local file, and those that must not be."""
 
+import errno
 import os
 import random
 from collections.abc import AsyncGenerator
@@ -76,6 +77,19 @@ async def test_what_the_disk_has_is_brought_in_and_lent(tmp_path: Path) -> None:
         data = await m.vfs.read(handle.fh, 2 * BLOCK, BLOCK)
         assert isinstance(data, FileRange)
         assert loaded(data) == DATA[2 * BLOCK : 3 * BLOCK]
+
+
+async def test_a_file_system_that_cannot_tell_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS knows no RWF_NOWAIT: to bring blocks in for nothing would be a trip to a thread for each read."""
+
+    def refuse(fd: int, offset: int, length: int) -> bool:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr("jfs.chunk.descriptors.is_in_memory", refuse)
+    async with lending(tmp_path) as (m, handle):
+        for _ in range(2):
+            assert await m.vfs.read(handle.fh, 0, BLOCK) == DATA[:BLOCK]
+            assert not m.vfs.blocks.brings_in
 
 
 async def test_any_read_gives_the_same_bytes(tmp_path: Path) -> None:
