@@ -18,7 +18,7 @@ from jfs.fuse import device, mounting
 from jfs.fuse.adapter import Adapter
 from jfs.fuse.pipe import Pipe
 from jfs.fuse.replies import Timeouts
-from jfs.fuse.session import MAX_WRITE, Session
+from jfs.fuse.session import Session
 from jfs.meta import inodes, volume_format
 from jfs.meta.client import ClientOptions
 from jfs.meta.run import read
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 NANO: Final = 1_000_000_000
 UNMOUNT_S: Final = 5.0
-READ_STEP: Final = 64 << 10
 """After a signal: so long files that are still open keep being served."""
 
 SWITCH_S: Final = 0.0001
@@ -165,9 +164,9 @@ class Mounted:
         adapter = self._adapter()
         pipe = Pipe()
         options: set[str] = self._options["kernel_options"]
-        if self._volume.blocks.lends and can_tell():
+        if self._volume.blocks.lends and can_tell() and pipe.most >= mounting.LEAST_READ:
             self._vfs.reader.lend_most = pipe.most
-            options = reads_up_to(pipe.most, options)
+            options = mounting.reads_up_to(pipe.most, options)
         try:
             mounted = device.mount(self._path, options)
         except UserError:
@@ -247,13 +246,6 @@ class Mounted:
             await trio.sleep(1.0)
         self._volume.limits.download.stop()  # readers that are still there shall not hold up the end
         session.stop()
-
-
-def reads_up_to(most: int, options: set[str]) -> set[str]:
-    """Mount options by which the kernel asks for no more than `most` bytes at once, if that is less than it would."""
-    if most >= MAX_WRITE or any(word.startswith("max_read=") for word in options):
-        return options
-    return options | {f"max_read={most // READ_STEP * READ_STEP}"}
 
 
 def settle() -> None:

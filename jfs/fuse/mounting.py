@@ -18,6 +18,14 @@ log = logging.getLogger(__name__)
 
 READ_AHEAD_KIB: Final = 4096
 
+LARGEST_READ: Final = 1 << 20
+"""The kernel asks for no more at once anyway."""
+
+LEAST_READ: Final = 512 << 10
+"""It shall not have to ask for less, whatever that would save."""
+
+READ_STEP: Final = 64 << 10
+
 _KERNEL_WORDS: Final = frozenset(
     {
         "allow_other",
@@ -104,6 +112,13 @@ def is_known_word(word: str) -> bool:
     """Whether a word of `-o` means something, be it only to be dropped or refused."""
     key, separator, _ = word.partition("=")
     return _is_dropped(word) or key in _REFUSED or key in (_KERNEL_KEYS if separator else _KERNEL_WORDS)
+
+
+def reads_up_to(most: int, options: set[str]) -> set[str]:
+    """The options with which the kernel asks for no more than `most` bytes at once, LEAST_READ or more of them."""
+    if most >= LARGEST_READ or any(word.startswith("max_read=") for word in options):
+        return options
+    return options | {f"max_read={most // READ_STEP * READ_STEP}"}
 
 
 def _is_dropped(word: str) -> bool:

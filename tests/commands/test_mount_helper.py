@@ -4,7 +4,7 @@ import pytest
 
 from jfs.commands.mount_helper import translate
 from jfs.errors import UserError
-from jfs.fuse.mounting import kernel_options
+from jfs.fuse.mounting import LEAST_READ, kernel_options, reads_up_to
 
 URL = "sqlite3:///x.db"
 
@@ -62,3 +62,10 @@ def test_kernel_options() -> None:
 def test_kernel_options_that_are_refused(word: str) -> None:
     with pytest.raises(UserError, match=word):
         kernel_options([word], name="vol", read_only=False)
+
+
+def test_reads_are_bounded_only_where_they_have_to_be() -> None:
+    assert reads_up_to(1 << 20, {"ro"}) == {"ro"}
+    assert reads_up_to(254 << 12, {"ro"}) == {"ro", "max_read=983040"}
+    assert reads_up_to(LEAST_READ, set()) == {"max_read=524288"}
+    assert reads_up_to(254 << 12, {"max_read=65536"}) == {"max_read=65536"}
