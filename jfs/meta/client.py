@@ -25,6 +25,7 @@ from jfs.meta.ids import Ids
 from jfs.meta.inode_locks import InodeLocks
 from jfs.meta.inodes import AttrChange
 from jfs.meta.jobs import DeletedQueue
+from jfs.meta.memo import Memo
 from jfs.meta.open_files import OpenFiles
 from jfs.meta.recent import Recent
 from jfs.meta.rename import Renamed, rename
@@ -115,6 +116,8 @@ class MetaClient:
         # An engine that answers inline runs one transaction after the other anyway.
         self._locks = None if engine.inline else InodeLocks()
         self._recent = None if engine.inline else Recent(self.options.attr_cache_s)
+        watch = engine.watch()
+        self._memo = None if watch is None else Memo(engine, watch)
 
     # -- life
 
@@ -264,6 +267,8 @@ class MetaClient:
             await self.access(cred, parent, X)
         if name == b".." and parent == self.root:
             name = b"."
+        if self._memo is not None:
+            return self._shown(await self._memo.lookup(parent, name))
         recent = self._recent
         if recent is None:
             return self._shown(await read(self.engine, namespace.lookup, parent, name))
@@ -402,6 +407,8 @@ class MetaClient:
     async def getattr(self, ino: Ino, *, fresh: bool = False) -> Attr:
         """With `fresh` never from what this client remembers of its own changes."""
         ino = self._real(ino)
+        if self._memo is not None:
+            return await self._memo.getattr(ino)
         if self._recent is not None and not fresh:
             known = self._recent.attr(ino)
             if known is not None:
@@ -424,7 +431,7 @@ class MetaClient:
             return
         ino = self._real(ino)
         try:
-            attr = await read(self.engine, inodes.getattr, ino)
+            attr = await self.getattr(ino, fresh=True)
             if inodes.atime_is_due(attr, mode, self.now_ns()):
                 await self.write(inodes.touch_atime, ino, mode, self.now_ns(), turn=(ino,))
         except FsError as error:
@@ -483,13 +490,21 @@ class MetaClient:
                 files.require_open(believed, cred, ino, flags)
                 await self.touch_atime(ino)
                 return believed
-            attr = await read(self.engine, files.check_open, cred, ino, flags)
-            if self._recent is not None:
-                self._recent.saw(ino)
+            attr = await self._check_open(cred, ino, flags)
             await self.touch_atime(ino)
         except BaseException:
             await self.close(ino)
             raise
+        return attr
+
+    async def _check_open(self, cred: Cred, ino: Ino, flags: int) -> Attr:
+        if self._memo is not None:
+            attr = await self._memo.getattr(ino)
+            files.require_open(attr, cred, ino, flags)
+            return attr
+        attr = await read(self.engine, files.check_open, cred, ino, flags)
+        if self._recent is not None:
+            self._recent.saw(ino)
         return attr
 
     async def close(self, ino: Ino) -> None:
@@ -516,6 +531,8 @@ class MetaClient:
         return await self._slices.draw()
 
     async def read_chunk(self, ino: Ino, index: int) -> list[Slice]:
+        if self._memo is not None:
+            return await self._memo.read_chunk(ino, index)
         return await read(self.engine, files.read_chunk, ino, index)
 
     async def write_slice(self, ino: Ino, index: int, record: Slice, mtime_ns: int) -> Written:

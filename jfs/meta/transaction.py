@@ -337,6 +337,18 @@ class ChargedTransaction(Transaction, Protocol):
     charges: Charges
 
 
+class Watch(Protocol):
+    """Tells without a transaction whether anything was committed, by whomever."""
+
+    def look(self) -> bytes:
+        """While it stays the same, each new transaction reads what the one before read, if it is `settled`."""
+        ...
+
+    def settled(self, seen: bytes) -> bool:
+        """Whether it says anything: not where it was taken from the midst of a commit."""
+        ...
+
+
 class Engine(Protocol):
     """A metadata store with one volume in it.
 
@@ -352,6 +364,10 @@ class Engine(Protocol):
         """Reach the store for the first time.  UserError where it does not answer within 10 s."""
 
     def transaction(self, *, write: bool) -> AbstractAsyncContextManager[ChargedTransaction]: ...
+
+    def watch(self) -> Watch | None:
+        """None where only a transaction can tell what is new.  It ends with the engine.  Asked after a first read."""
+        ...
 
     async def prepare(self) -> None:
         """Make what the schema needs (tables, columns, indexes) where it is missing."""

@@ -164,6 +164,9 @@ class MemoryEngine:
     def transaction(self, *, write: bool) -> MemoryTransaction:
         return MemoryTransaction(self, write=write)
 
+    def watch(self) -> None:
+        """A transaction costs hardly more than a look would."""
+
     async def open(self) -> None:
         """It is here."""
 

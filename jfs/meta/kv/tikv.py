@@ -276,6 +276,9 @@ class TikvEngine:
     def transaction(self, *, write: bool) -> TikvTransaction:
         return TikvTransaction(self, write=write)
 
+    def watch(self) -> None:
+        """To look would be a round trip."""
+
     def client(self) -> Client:
         """The client of this trio run."""
         client = self._client

@@ -16,10 +16,11 @@ from typing import Final, Self
 from urllib.parse import parse_qsl, quote
 
 from jfs.errors import Conflict, CorruptRecord, FsError, NotFormatted, UserError
-from jfs.meta.sql import schema
+from jfs.meta.sql import schema, wal_index
 from jfs.meta.sql.durability import SyncRounds, WalFile
 from jfs.meta.sql.statements import Statements
 from jfs.meta.sql.transaction import SqlTransaction
+from jfs.meta.sql.wal_index import WalIndex
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +142,7 @@ class Sqlite3Engine:
         self._checkpoint_at = CHECKPOINT_BYTES
         self._rounds = SyncRounds(self._wal.sync)
         self._synced_commits = -1
+        self._index: WalIndex | None = None
         self.idle.append(self._open(create=create))
 
     def transaction(self, *, write: bool) -> Sqlite3Transaction:
@@ -149,6 +151,11 @@ class Sqlite3Engine:
         except IndexError:
             connection = self._connect()
         return Sqlite3Transaction(self, connection, write=write)
+
+    def watch(self) -> WalIndex | None:
+        if self._index is None:
+            self._index = wal_index.watch(self.path)
+        return self._index
 
     async def open(self) -> None:
         """It is open since it was made."""
@@ -195,6 +202,9 @@ class Sqlite3Engine:
     async def close(self) -> None:
         while self.idle:
             self.idle.pop().close()
+        if self._index is not None:
+            self._index.close()
+            self._index = None
         self._wal.close()
 
     def _checkpoint(self) -> None:
