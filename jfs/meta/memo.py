@@ -93,9 +93,9 @@ class Memo:
     def _is_still_true(self, known: Known) -> bool:
         """Whether a read that has just been made may join what was known when it was begun; there is room for it then.
 
-        A read that had to wait may find that others have gone on without it.
+        Where others have begun anew while it had to wait, what it joins is not looked into any more.
         """
-        if known is not self._known or self._look() != self._seen:
+        if self._look() != self._seen:
             return False
         if len(known) >= MOST:
             known.clear()

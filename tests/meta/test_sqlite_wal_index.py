@@ -193,6 +193,7 @@ class TestNoWatch:
         path.write_bytes(bytes(3))
         with path.open("rb"):
             assert watch(str(tmp_path / "meta.db")) is None
+            assert descriptors(str(tmp_path / "meta.db")) == 1
 
     async def test_a_system_that_does_not_map_it(self, engine: Sqlite3Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(path: str, *rest: int) -> int:
