@@ -2,7 +2,7 @@
 
 import errno
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from jfs.meta.inodes import AttrChange
 from jfs.meta.types import Attr, Cred, Entry, Ino, is_trash
 from jfs.vfs.directories import DirRow
 from jfs.vfs.handles import Handle
+from jfs.vfs.special_files import is_special
 from jfs.vfs.vfs import Vfs
 
 OF_HANDLES: Final = frozenset({"read", "write", "flush", "fsync", "release"})
@@ -24,8 +25,10 @@ OF_HANDLES: Final = frozenset({"read", "write", "flush", "fsync", "release"})
 QUIET_S: Final = 1.0
 """A directory that changed so recently may change again without a new mtime (--skip-dir-mtime, also of other clients)."""
 
-MOST_FOUND: Final = 10_000
-"""Files of the trash that the kernel is known to have looked up there; forgetting them costs it another look."""
+MOST_SETTLED: Final = 10_000
+"""Inodes of which the kernel needs not be told that its names for them are out of date; forgetting them costs another look."""
+
+Handler = Callable[..., Awaitable[Any]]
 
 ABSENT: Final = Entry(0, Attr(type=0))
 """A name that the kernel may believe to be free for a while."""
@@ -41,44 +44,47 @@ class Adapter:
         self._xattrs = xattrs
         self._readdir_cache = readdir_cache
         self._replies = Replies(timeouts, None if vfs.meta.engine.inline else vfs.meta.age_s)
-        self._found_in_trash: set[Ino] = set()
+        self._settled: set[Ino] = set()
+        """What it looked up in the trash, and directories that it removed: it comes by handles to those, not by names."""
         self.forget_attr: Callable[[Ino], None] = _nobody_believes
         """Makes the kernel ask for an inode's attributes again."""
 
     def rows(self) -> dict[Op, Row]:
         """Handlers by kind of request."""
-        vfs, reply = self._vfs, self._replies
+        vfs, reply, by_name = self._vfs, self._replies, self._by_name
         entry, attr, nothing = reply.entry, reply.attr, replies.nothing
         return {
             Op.LOOKUP: Row("lookup", requests.name, self.lookup, self._found),
-            Op.MKNOD: Row("mknod", requests.mknod, vfs.mknod, entry),
-            Op.MKDIR: Row("mkdir", requests.mkdir, vfs.mkdir, entry),
-            Op.SYMLINK: Row("symlink", requests.symlink, vfs.symlink, entry),
-            Op.LINK: Row("link", requests.link, vfs.link, entry),
-            Op.UNLINK: Row("unlink", requests.name, vfs.unlink, nothing),
-            Op.RMDIR: Row("rmdir", requests.name, vfs.rmdir, nothing),
-            Op.RENAME: Row("rename", requests.rename, vfs.rename, nothing),
-            Op.RENAME2: Row("rename", requests.rename2, vfs.rename, nothing),
-            Op.READLINK: Row("readlink", requests.inode, vfs.readlink, bytes),
-            Op.GETATTR: Row("getattr", requests.inode, self.getattr, attr),
+            Op.MKNOD: Row("mknod", requests.mknod, by_name(vfs.mknod, 1), entry),
+            Op.MKDIR: Row("mkdir", requests.mkdir, by_name(vfs.mkdir, 1), entry),
+            Op.SYMLINK: Row("symlink", requests.symlink, by_name(vfs.symlink, 1), entry),
+            Op.LINK: Row("link", requests.link, by_name(vfs.link, 1, 2), entry),
+            Op.UNLINK: Row("unlink", requests.name, by_name(vfs.unlink, 1), nothing),
+            Op.RMDIR: Row("rmdir", requests.name, by_name(self.rmdir, 1), nothing),
+            Op.RENAME: Row("rename", requests.rename, by_name(vfs.rename, 1, 3), nothing),
+            Op.RENAME2: Row("rename", requests.rename2, by_name(vfs.rename, 1, 3), nothing),
+            Op.READLINK: Row("readlink", requests.inode, by_name(vfs.readlink, 0), bytes),
+            Op.GETATTR: Row("getattr", requests.inode, by_name(self.getattr, 0), attr),
             Op.SETATTR: Row("setattr", requests.attributes, self.setattr, attr),
             Op.STATFS: Row("statfs", requests.no_more, vfs.statfs, replies.statfs),
-            Op.CREATE: Row("create", requests.create, vfs.create, reply.created, gives_handle=True),
-            Op.OPEN: Row("open", requests.flags, self.open, replies.opened, gives_handle=True),
+            Op.CREATE: Row("create", requests.create, by_name(vfs.create, 1), reply.created, gives_handle=True),
+            Op.OPEN: Row("open", requests.flags, by_name(self.open, 1), replies.opened, gives_handle=True),
             Op.READ: Row("read", requests.read, vfs.read, _as_it_is),
             Op.WRITE: Row("write", partial(requests.write, vfs.landing), vfs.write, replies.wrote),
             Op.FLUSH: Row("flush", requests.handle, vfs.flush, nothing),
             Op.FSYNC: Row("fsync", requests.fsync, vfs.fsync, nothing),
             Op.RELEASE: Row("release", requests.handle, vfs.release, nothing),
-            Op.OPENDIR: Row("opendir", requests.asked_inode, self.opendir, replies.opened_directory, gives_handle=True),
+            Op.OPENDIR: Row(
+                "opendir", requests.asked_inode, by_name(self.opendir, 1), replies.opened_directory, gives_handle=True
+            ),
             Op.READDIR: Row("readdir", requests.read, self.readdir, replies.bare_rows),
             Op.READDIRPLUS: Row("readdir", requests.read, self.readdir, reply.rows),
             Op.RELEASEDIR: Row("releasedir", requests.handle, vfs.releasedir, nothing),
             Op.FSYNCDIR: Row("fsyncdir", requests.fsync, vfs.fsyncdir, nothing),
-            Op.GETXATTR: Row("getxattr", requests.getxattr, self.getxattr, _as_it_is),
-            Op.SETXATTR: Row("setxattr", requests.setxattr, self.setxattr, nothing),
-            Op.LISTXATTR: Row("listxattr", requests.listxattr, self.listxattr, _as_it_is),
-            Op.REMOVEXATTR: Row("removexattr", requests.name, self.removexattr, nothing),
+            Op.GETXATTR: Row("getxattr", requests.getxattr, by_name(self.getxattr, 0), _as_it_is),
+            Op.SETXATTR: Row("setxattr", requests.setxattr, by_name(self.setxattr, 1), nothing),
+            Op.LISTXATTR: Row("listxattr", requests.listxattr, by_name(self.listxattr, 0), _as_it_is),
+            Op.REMOVEXATTR: Row("removexattr", requests.name, by_name(self.removexattr, 1), nothing),
         }
 
     # -- what the access log shows
@@ -115,13 +121,19 @@ class Adapter:
                 raise
             return ABSENT
         if is_trash(parent):
-            if len(self._found_in_trash) >= MOST_FOUND:
-                self._found_in_trash.clear()
-            self._found_in_trash.add(entry.ino)
+            self._settle(entry.ino)
         return entry
 
     def _found(self, entry: Entry) -> bytes:
         return self._replies.absent if entry is ABSENT else self._replies.entry(entry)
+
+    async def rmdir(self, cred: Cred, parent: Ino, name: bytes) -> None:
+        self._settle((await self._vfs.rmdir(cred, parent, name)).ino)
+
+    def _settle(self, ino: Ino) -> None:
+        if len(self._settled) >= MOST_SETTLED:
+            self._settled.clear()
+        self._settled.add(ino)
 
     async def getattr(self, ino: Ino) -> tuple[Ino, Attr]:
         return ino, await self._vfs.getattr(ino, None)
@@ -146,26 +158,46 @@ class Adapter:
         try:
             return ino, await self._vfs.setattr(cred, ino, fh, change, size)
         except FsError as error:
-            if fh is None and await self._went_to_the_trash(ino, error):
-                raise FsError(errno.ESTALE) from None
+            if fh is None:
+                await self._require_current(error, ino)
             raise
 
-    async def _went_to_the_trash(self, ino: Ino, error: FsError) -> bool:
-        """Whether an inode must not be changed because it is in the trash, where the kernel has not looked for it."""
-        if error.errno != errno.EPERM or ino in self._found_in_trash:
-            return False
-        return is_trash((await self._vfs.meta.getattr(ino, fresh=True)).parent)
+    def _by_name(self, handler: Handler, *places: int) -> Handler:
+        """A handler that says where the kernel must look again; `places`: where inodes are among the arguments."""
+
+        async def served(*args: Any) -> Any:
+            try:
+                return await handler(*args)
+            except FsError as error:
+                await self._require_current(error, *(args[place] for place in places))
+                raise
+
+        return served
+
+    async def _require_current(self, error: FsError, *inos: Ino) -> None:
+        """Raises ESTALE where `error` comes of an inode that the kernel has by a name, and that is gone or in the trash.
+
+        The kernel looks the name up again, which may lead elsewhere by now, and does the call with what it finds.
+        """
+        if error.errno not in (errno.ENOENT, errno.EPERM):
+            return
+        for ino in inos:
+            if ino in self._settled or self._vfs.handles.dir_attr(ino) is not None or is_special(ino) or is_trash(ino):
+                continue
+            try:
+                attr = await self._vfs.meta.getattr(ino, fresh=True)
+            except FsError as gone:
+                if gone.errno != errno.ENOENT:
+                    raise
+            else:
+                if not is_trash(attr.parent):
+                    continue
+            raise FsError(errno.ESTALE) from None
 
     # -- files and directories
 
     async def open(self, cred: Cred, ino: Ino, flags: int) -> Handle:
-        """ESTALE where the kernel knew the inode by a name that leads elsewhere by now: it looks the name up again."""
-        try:
-            handle = await self._vfs.open(cred, ino, flags)
-        except FsError as error:
-            if error.errno == errno.ENOENT or await self._went_to_the_trash(ino, error):
-                raise FsError(errno.ESTALE) from None
-            raise
+        handle = await self._vfs.open(cred, ino, flags)
         if handle.file is not None and self._replies.told.misled(ino, handle.file.shown(handle.file.attr)):
             self.forget_attr(ino)
         return handle

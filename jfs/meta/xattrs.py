@@ -23,16 +23,20 @@ def require_xattr_name(name: bytes) -> None:
 
 
 async def getxattr(tx: Transaction, ino: Ino, name: bytes) -> bytes:
-    """Raises ENODATA."""
+    """Raises ENODATA, ENOENT."""
     require_xattr_name(name)
     value = await tx.xattr(ino, name)
     if value is None:
-        raise FsError(errno.ENODATA)
+        raise await _none(tx, ino)
     return value
 
 
 async def listxattr(tx: Transaction, ino: Ino) -> list[bytes]:
-    return await tx.xattr_names(ino)
+    """Raises ENOENT."""
+    names = await tx.xattr_names(ino)
+    if not names:
+        await inodes.getattr(tx, ino)
+    return names
 
 
 async def setxattr(tx: Transaction, cred: Cred, ino: Ino, name: bytes, value: bytes, flags: int, now_ns: int) -> None:
@@ -46,19 +50,25 @@ async def setxattr(tx: Transaction, cred: Cred, ino: Ino, name: bytes, value: by
     if flags == CREATE and known is not None:
         raise FsError(errno.EEXIST)
     if flags == REPLACE and known is None:
-        raise FsError(errno.ENODATA)
+        raise await _none(tx, ino)
     await _touch(tx, ino, now_ns, write=known != value)
     if known != value:
         tx.put_xattr(ino, name, value)
 
 
 async def removexattr(tx: Transaction, cred: Cred, ino: Ino, name: bytes, now_ns: int) -> None:
-    """Raises ENODATA."""
+    """Raises ENODATA, ENOENT."""
     require_xattr_name(name)
     if await tx.xattr(ino, name) is None:
-        raise FsError(errno.ENODATA)
+        raise await _none(tx, ino)
     await _touch(tx, ino, now_ns, write=True)
     tx.delete_xattr(ino, name)
+
+
+async def _none(tx: Transaction, ino: Ino) -> FsError:
+    """Why an attribute is not there: ENODATA, or the inode is gone with it."""
+    await inodes.getattr(tx, ino)
+    return FsError(errno.ENODATA)
 
 
 async def _touch(tx: Transaction, ino: Ino, now_ns: int, *, write: bool) -> None:

@@ -7,8 +7,6 @@ import errno
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-import msgspec
-
 from jfs.errors import FsError
 from jfs.meta.types import ROOT, Attr, Cred, Ino
 from jfs.vfs.directories import DirHandle
@@ -155,9 +153,9 @@ class HandleTable:
     def remove_dir(self, fh: int) -> None:
         self._dirs.pop(fh, None)
 
-    def removed_dir(self, ino: Ino) -> Attr | None:
-        """What fstat tells of a directory that is open and was removed: nobody links to it any more."""
+    def dir_attr(self, ino: Ino) -> Attr | None:
+        """The attributes that a directory had when it was opened; None where it is not open."""
         for directory in self._dirs.values():
             if directory.ino == ino:
-                return msgspec.structs.replace(directory.attr, nlink=0)
+                return directory.attr
         return None

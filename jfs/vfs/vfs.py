@@ -21,6 +21,7 @@ from jfs.meta.client import MetaClient, StatFs
 from jfs.meta.inodes import AttrChange
 from jfs.meta.rename import Renamed
 from jfs.meta.types import MAX_FILE_SIZE, ROOT_INO, TRASH_INO, TYPE_DIR, Attr, Cred, Entry, Ino
+from jfs.meta.unlink import Removed
 from jfs.vfs.access_log import AccessLog
 from jfs.vfs.buffers import BufferPool
 from jfs.vfs.cleaner import Cleaner
@@ -193,9 +194,9 @@ class Vfs:
         self.special.refuse_removal(parent, name)
         self.open_cache.forget((await self.meta.unlink(cred, parent, name)).ino)
 
-    async def rmdir(self, cred: Cred, parent: Ino, name: bytes) -> None:
+    async def rmdir(self, cred: Cred, parent: Ino, name: bytes) -> Removed:
         self.special.refuse_removal(parent, name)
-        await self.meta.rmdir(cred, parent, name)
+        return await self.meta.rmdir(cred, parent, name)
 
     async def rename(
         self, cred: Cred, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int
@@ -228,8 +229,8 @@ class Vfs:
         try:
             attr = await self.meta.getattr(ino)
         except FsError as error:
-            # A directory that is open keeps answering fstat after it is gone, as on a local file system.
-            gone = self.handles.removed_dir(ino) if error.errno == errno.ENOENT else None
+            # What is open keeps answering fstat after it is gone, as on a local file system.
+            gone = self._last_seen(ino) if error.errno == errno.ENOENT else None
             if gone is None:
                 raise
             return gone
@@ -238,6 +239,12 @@ class Vfs:
         self.open_cache.saw(ino, attr, changes)
         self._refresh(file, attr, asked)
         return file.shown(file.attr)
+
+    def _last_seen(self, ino: Ino) -> Attr | None:
+        """Of an open file or directory that is gone: nothing links to it any more."""
+        file = self.files.get(ino)
+        attr = self.handles.dir_attr(ino) if file is None else file.shown(file.attr)
+        return None if attr is None else msgspec.structs.replace(attr, nlink=0)
 
     async def setattr(self, cred: Cred, ino: Ino, fh: int | None, change: AttrChange, size: int | None) -> Attr:
         """Truncate to `size` unless None, then the rest.  A given time must not be overtaken by an older write's."""

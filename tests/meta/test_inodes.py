@@ -120,6 +120,19 @@ async def test_xattrs(engine: Engine) -> None:
     assert (await client.getattr(ino)).ctime_ns > first.ctime_ns
 
 
+async def test_xattrs_of_an_inode_that_is_gone(engine: Engine) -> None:
+    """They went with it, which is not the same as having none."""
+    client = await new_volume(engine, trash_days=0)
+    ino = (await make_file(client, b"f")).ino
+    await client.setxattr(ROOT, ino, b"user.a", b"1", 0)
+    await client.unlink(ROOT, ROOT_INO, b"f")
+    await fails(errno.ENOENT, client.getxattr(ino, b"user.a"))
+    await fails(errno.ENOENT, client.listxattr(ino))
+    await fails(errno.ENOENT, client.removexattr(ROOT, ino, b"user.a"))
+    await fails(errno.ENOENT, client.setxattr(ROOT, ino, b"user.a", b"1", 0))
+    await fails(errno.ENOENT, client.setxattr(ROOT, ino, b"user.a", b"1", 2))
+
+
 async def test_xattr_limits(engine: Engine) -> None:
     client = await new_volume(engine)
     ino = (await make_file(client, b"f")).ino

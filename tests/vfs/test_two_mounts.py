@@ -1,15 +1,17 @@
 """Two mounts of one volume: what one takes in of the other's changes."""
 
+import errno
 import os
 import random
 
 import pytest
 import trio
 
+from jfs.errors import FsError
 from jfs.meta import slices
 from jfs.meta.inodes import AttrChange
 from jfs.meta.kv.memory import MemoryEngine
-from jfs.meta.types import CHUNK_SIZE, ROOT, Attr, Ino
+from jfs.meta.types import CHUNK_SIZE, ROOT, ROOT_INO, Attr, Ino
 from jfs.vfs.handles import Handle
 from jfs.vfs.vfs import VfsOptions
 from tests.vfs.mounted import BLOCK, MIB, RDWR, Mounted, ScriptedStore, mount, mounted, pattern
@@ -48,6 +50,33 @@ async def test_an_answer_that_was_overtaken_by_a_younger_one(monkeypatch: pytest
         await here.close(last)
         await here.close(first)
         assert await there.content(b"log") == b"one\ntwo\nthree\n"
+
+
+async def test_what_is_open_and_was_removed_by_another_mount_goes_on_answering() -> None:
+    """Nobody sustains it; fstat(2) works as on a local file system."""
+    engine, store = MemoryEngine(), ScriptedStore()
+    async with mounted(engine=engine, store=store, trash_days=0) as here, mount(engine, store) as there:
+        await here.close(await here.create(b"f"))
+        folder = (await here.vfs.mkdir(ROOT, ROOT_INO, b"d", 0o755)).ino
+        handle, listing = await there.open(b"f"), await there.vfs.opendir(ROOT, folder)
+        assert handle.file is not None
+        await there.write(handle, 0, b"data")
+        await there.vfs.flush(handle.fh)
+        await there.write(handle, 4, b"more")
+        await here.vfs.unlink(ROOT, ROOT_INO, b"f")
+        await here.vfs.rmdir(ROOT, ROOT_INO, b"d")
+        attr = await there.vfs.getattr(handle.file.ino)
+        assert (attr.length, attr.nlink) == (8, 0)
+        assert (await there.vfs.getattr(folder)).nlink == 0
+        with pytest.raises(FsError) as caught:
+            await there.close(handle)
+        assert caught.value.errno == errno.EBADF
+        await there.vfs.releasedir(listing)
+        await there.vfs.release(handle.fh)
+        for ino in (handle.file.ino, folder):
+            with pytest.raises(FsError) as caught:
+                await there.vfs.getattr(ino)
+            assert caught.value.errno == errno.ENOENT
 
 
 class Relay:
