@@ -20,6 +20,7 @@ import jfs
 from jfs.errors import FsError, UserError
 from jfs.meta import background, files, fingerprints, inodes, jobs, namespace, sessions, trash, volume_format, xattrs
 from jfs.meta.access import X, permitted
+from jfs.meta.ahead import Ahead
 from jfs.meta.files import CompactionPlan, Written
 from jfs.meta.ids import Ids
 from jfs.meta.inode_locks import InodeLocks
@@ -212,11 +213,16 @@ class MetaClient:
     # -- transactions
 
     async def write(
-        self, operation: Callable[[Transaction, *Ts], Awaitable[T]], *args: *Ts, turn: tuple[Ino, ...] = ()
+        self,
+        operation: Callable[[Transaction, *Ts], Awaitable[T]],
+        *args: *Ts,
+        turn: tuple[Ino, ...] = (),
+        ahead: Ahead | None = None,
     ) -> T:
         """Run an operation that changes the volume, and book what it charges.  EROFS on a read-only client.
 
-        Those whose `turn` names the same inode run one after the other, and return in the order of their commits.
+        Those whose `turn` names the same inode run one after the other, and return in the order of their commits.  The first
+        try is made in the transaction that was begun `ahead`, if there is one.
         """
         if self.options.read_only:
             raise FsError(errno.EROFS)
@@ -224,20 +230,24 @@ class MetaClient:
         began = 0.0 if recent is None else recent.now()
         if turn and self._locks is not None:
             async with self._locks.hold(*turn):
-                result, charges = await run(self.engine, operation, *args)
+                result, charges = await run(self.engine, operation, *args, ahead=ahead)
         else:
-            result, charges = await run(self.engine, operation, *args)
+            result, charges = await run(self.engine, operation, *args, ahead=ahead)
         self.usage.add(charges)
         if recent is not None:
             recent.wrote(charges.attrs, charges.version, began)
         return result
 
     async def grow(
-        self, operation: Callable[[Transaction, *Ts], Awaitable[T]], *args: *Ts, turn: tuple[Ino, ...] = ()
+        self,
+        operation: Callable[[Transaction, *Ts], Awaitable[T]],
+        *args: *Ts,
+        turn: tuple[Ino, ...] = (),
+        ahead: Ahead | None = None,
     ) -> T:
         """The same for one that may need more room: ENOSPC, and nothing changed, where the volume's limits forbid it."""
         if self.settings.capacity <= 0 and self.settings.inodes <= 0:
-            return await self.write(operation, *args, turn=turn)
+            return await self.write(operation, *args, turn=turn, ahead=ahead)
         reservation = Reservation()
 
         async def within_limits(tx: Transaction) -> T:
@@ -247,7 +257,7 @@ class MetaClient:
             return result
 
         try:
-            return await self.write(within_limits, turn=turn)
+            return await self.write(within_limits, turn=turn, ahead=ahead)
         finally:
             self.usage.release(reservation)
 
@@ -539,10 +549,25 @@ class MetaClient:
         return await self.grow(files.write_slice, ino, index, record, mtime_ns, self.now_ns())
 
     async def write_slices(
-        self, ino: Ino, index: int, records: Sequence[Slice], mtime_ns: int, fingerprint: bytes = b""
+        self,
+        ino: Ino,
+        index: int,
+        records: Sequence[Slice],
+        mtime_ns: int,
+        fingerprint: bytes = b"",
+        ahead: Ahead | None = None,
     ) -> Written:
-        now_ns = self.now_ns()
-        return await self.grow(files.write_slices, ino, index, records, mtime_ns, now_ns, fingerprint, turn=(ino,))
+        if ahead is not None and not ahead.fresh():
+            ahead = None
+        return await self.grow(
+            files.write_slices, ino, index, records, mtime_ns, self.now_ns(), fingerprint, turn=(ino,), ahead=ahead
+        )
+
+    def slices_ahead(self, ino: Ino, index: int) -> Ahead | None:
+        """For `write_slices`, whose transaction may begin while the blocks are on their way; None where that saves nothing."""
+        if self.engine.inline or self.options.read_only:
+            return None
+        return Ahead(self.engine, partial(files.foresee_slices, ino=ino, index=index))
 
     async def fingerprints(self, refs: Collection[SliceRef]) -> dict[int, bytes]:
         """What is kept of these slices' blocks, by slice id.  Nothing is asked where the volume keeps none."""

@@ -104,6 +104,11 @@ async def write_slice(tx: Transaction, ino: Ino, index: int, record: Slice, mtim
     return await write_slices(tx, ino, index, (record,), mtime_ns, now_ns)
 
 
+async def foresee_slices(tx: Transaction, ino: Ino, index: int) -> None:
+    """Fetch what `write_slices` looks at."""
+    await tx.warm(attrs=(ino,), chunks=((ino, index),))
+
+
 async def write_slices(
     tx: Transaction,
     ino: Ino,
@@ -119,7 +124,7 @@ async def write_slices(
 
     Records that are there already are dropped: the commit that wrote them succeeded although its answer was lost.
     """
-    await tx.warm(attrs=(ino,), chunks=((ino, index),))
+    await foresee_slices(tx, ino, index)
     attr = await tx.attr(ino)
     if attr is None:
         raise FsError(errno.ENOENT)

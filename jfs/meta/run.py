@@ -8,12 +8,13 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from errno import EIO
 from typing import Any, Final, TypeVar, TypeVarTuple
 
 from jfs.errors import Conflict, FsError, Unavailable
-from jfs.meta.transaction import Charges, Engine, Transaction
+from jfs.meta.transaction import ChargedTransaction, Charges, Engine, Transaction
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -30,11 +31,18 @@ _without_loop: ContextVar[bool] = ContextVar("without_loop", default=False)
 
 
 async def run(
-    engine: Engine, operation: Callable[[Transaction, *Ts], Awaitable[T]], *args: *Ts, write: bool = True
+    engine: Engine,
+    operation: Callable[[Transaction, *Ts], Awaitable[T]],
+    *args: *Ts,
+    write: bool = True,
+    ahead: AbstractAsyncContextManager[ChargedTransaction] | None = None,
 ) -> tuple[T, Charges]:
-    """The operation's result and what it adds to the volume's books, once committed.  Raises what the operation raises."""
+    """The operation's result and what it adds to the volume's books, once committed.  Raises what the operation raises.
+
+    `ahead` is a transaction that has begun already: the first try is made in it.
+    """
     try:
-        async with engine.transaction(write=write) as tx:
+        async with ahead or engine.transaction(write=write) as tx:
             result = await operation(tx, *args)
         return result, tx.charges
     except Conflict as conflict:

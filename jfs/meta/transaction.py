@@ -358,7 +358,8 @@ class Engine(Protocol):
 
     scheme: str
     inline: bool
-    """Whether transactions never wait: they can be driven without an event loop."""
+    """Whether transactions never wait: they can be driven without an event loop.  Where they do wait, one that is open holds up
+    nobody and may be abandoned."""
 
     async def open(self) -> None:
         """Reach the store for the first time.  UserError where it does not answer within 10 s."""

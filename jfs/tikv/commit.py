@@ -217,8 +217,8 @@ class Commit:
 
     def _prewrite(self, mutations: Sequence[Mutation]) -> bytes:
         # Of a commit in one phase the store takes the earliest time after the start and after every snapshot that it has
-        # served: what a reader has seen stays as it was.  PD is not asked for a later one: an operation of jfs begins with
-        # its start timestamp, so all that was over before it began is earlier anyway.
+        # served: what a reader has seen stays as it was.  PD is not asked for a later one: an operation of jfs asks
+        # for its start timestamp after the call that it serves began, so all that was over before that is earlier anyway.
         return messages.prewrite(
             mutations,
             self._primary,

@@ -16,7 +16,7 @@ import errno
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVarTuple
 
 import trio
 
@@ -29,10 +29,13 @@ from jfs.vfs.landing import Landing
 
 if TYPE_CHECKING:
     from jfs.chunk.store import BlockStore
+    from jfs.meta.ahead import Ahead
     from jfs.meta.client import MetaClient
     from jfs.vfs.files import OpenFile
 
 log = logging.getLogger(__name__)
+
+Ts = TypeVarTuple("Ts")
 
 OPEN_SLICES: Final = 4
 """Unsealed slices of one chunk: so many places where a file may grow at once, each with a slice of its own.  From then on
@@ -82,10 +85,10 @@ class WriteContext:
             writer.seal_old(now)
         self.landing.tick()
 
-    def start(self, work: Callable[[DirtySlice, int], object], piece: DirtySlice, number: int) -> None:
+    def start(self, work: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> None:
         if self.nursery is None:
             raise RuntimeError("the mount's background is not running")
-        self.nursery.start_soon(work, piece, number)  # type: ignore[arg-type]
+        self.nursery.start_soon(work, *args)
 
 
 class FileWriter:
@@ -418,7 +421,9 @@ class FileWriter:
         """Store what is left of a sealed slice, then commit its record when its turn comes."""
         pool = self._context.pool
         upload_failed = False
+        changes = self._file.changes
         try:
+            ahead = self._begin_ahead(piece)
             while piece.started < len(piece.buffers):
                 number = piece.started
                 piece.started += 1
@@ -433,7 +438,7 @@ class FileWriter:
             piece.before = None
             upload_failed = bool(piece.error)
             if not upload_failed:
-                await self._commit(piece)
+                await self._commit(piece, ahead if self._file.changes == changes else None)
         except FsError as error:
             piece.error = error.errno
         except Exception:
@@ -447,14 +452,28 @@ class FileWriter:
         if upload_failed and piece.id:
             await self._remove_blocks(piece)  # a full store has room again
 
-    async def _commit(self, piece: DirtySlice) -> None:
+    def _begin_ahead(self, piece: DirtySlice) -> "Ahead | None":
+        """Have the transaction of the record begin while the last blocks are on their way to the store.
+
+        The bytes are all there, so every write(2) whose effect it commits has begun before it; it commits when the blocks are
+        stored.  Slices of one file that are finished at the same time would only conflict.
+        """
+        under_way = piece.uploading or piece.started < len(piece.buffers)
+        if not under_way or any(other.sealed and other is not piece for other in self._slices()):
+            return None
+        ahead = self._context.meta.slices_ahead(self._file.ino, piece.index)
+        if ahead is not None:
+            self._context.start(ahead.begin)
+        return ahead
+
+    async def _commit(self, piece: DirtySlice, ahead: "Ahead | None") -> None:
         """Raises FsError where the metadata refuses the record."""
         context = self._context
         file = self._file
         try:
             async with context.durability:
                 written = await context.meta.write_slices(
-                    file.ino, piece.index, piece.records(), piece.mtime_ns, piece.fingerprint()
+                    file.ino, piece.index, piece.records(), piece.mtime_ns, piece.fingerprint(), ahead
                 )
         except FsError as error:
             refused = REFUSED.get(error.errno)

@@ -69,6 +69,12 @@ class ScriptedStore(MemoryStore):
         return [info.key for info in self.list("chunks/")]
 
 
+class FarEngine(MemoryEngine):
+    """As one over a network: changes of one inode take turns, and transactions begin ahead."""
+
+    inline = False
+
+
 class Mounted:
     """The parts of a mount, and the few calls that tests make over and over."""
 

@@ -7,10 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jfs.meta.inodes import AttrChange
+from jfs.meta.kv.memory import MemoryEngine
 from jfs.meta.types import CHUNK_SIZE, ROOT
 from jfs.vfs.handles import Handle
 from jfs.vfs.vfs import VfsOptions
-from tests.vfs.mounted import BLOCK, RDWR, Mounted, mounted, pattern
+from tests.vfs.mounted import BLOCK, RDWR, FarEngine, Mounted, mounted, pattern
 
 WRITES: Final = ("write", "append", "truncate", "scatter")
 APPEND: Final = 0o2000
@@ -111,25 +112,25 @@ async def play(m: Mounted, model: Model, history: list[tuple[str, int, int]]) ->
     assert m.vfs.pool.used == 0
 
 
-def run_history(base: int, buffer_size: int, history: list[tuple[str, int, int]]) -> None:
+def run_history(base: int, engine: MemoryEngine, buffer_size: int, history: list[tuple[str, int, int]]) -> None:
     async def main() -> None:
         options = VfsOptions(buffer_size=buffer_size, compact=False)
-        async with mounted(options=options, trash_days=0) as m:
+        async with mounted(engine=engine, options=options, trash_days=0) as m:
             await play(m, Model(base), history)
 
     trio.run(main)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(steps, st.sampled_from([0, 16 << 20]))
-def test_a_small_file(history: list[tuple[str, int, int]], buffer_size: int) -> None:
-    run_history(0, buffer_size, history)
+@given(steps, st.sampled_from([MemoryEngine, FarEngine]), st.sampled_from([0, 16 << 20]))
+def test_a_small_file(history: list[tuple[str, int, int]], engine: type[MemoryEngine], buffer_size: int) -> None:
+    run_history(0, engine(), buffer_size, history)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(steps)
-def test_a_file_across_chunks(history: list[tuple[str, int, int]]) -> None:
-    run_history(CHUNK_SIZE - 2 * BLOCK - 77, 0, history)
+@given(steps, st.sampled_from([MemoryEngine, FarEngine]))
+def test_a_file_across_chunks(history: list[tuple[str, int, int]], engine: type[MemoryEngine]) -> None:
+    run_history(CHUNK_SIZE - 2 * BLOCK - 77, engine(), 0, history)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -14,7 +14,7 @@ from jfs.meta.kv.memory import MemoryEngine
 from jfs.meta.types import CHUNK_SIZE, ROOT, ROOT_INO, Attr, Ino
 from jfs.vfs.handles import Handle
 from jfs.vfs.vfs import VfsOptions
-from tests.vfs.mounted import BLOCK, MIB, RDWR, Mounted, ScriptedStore, mount, mounted, pattern
+from tests.vfs.mounted import BLOCK, MIB, RDWR, FarEngine, Mounted, ScriptedStore, mount, mounted, pattern
 
 APPENDING = RDWR | os.O_APPEND
 
@@ -133,7 +133,7 @@ class Relay:
 async def play(seed: int) -> None:
     relay = Relay(seed)
     dice = relay.dice
-    engine, store = MemoryEngine(), ScriptedStore()
+    engine, store = dice.choice((MemoryEngine, FarEngine))(), ScriptedStore()
     options = VfsOptions(buffer_size=dice.choice((0, 16 * MIB)), compact=False)
     async with (
         mounted(engine=engine, store=store, options=options, trash_days=dice.choice((0, 0, 1))) as first,
