@@ -18,7 +18,7 @@ from typing import Final
 
 import trio
 
-from jfs.errors import Conflict, CorruptRecord, FsError
+from jfs.errors import Conflict
 from jfs.meta.transaction import ChargedTransaction, Engine, Transaction
 
 MOST_AGE_S: Final = 5.0
@@ -39,7 +39,7 @@ class Ahead:
         self._lot = trio.lowlevel.ParkingLot()
         self._held: AsyncExitStack | None = None
         self._tx: ChargedTransaction | None = None
-        self._failure: Conflict | FsError | CorruptRecord = Conflict("the beginning of a transaction was cancelled")
+        self._failure: Exception = Conflict("the beginning of a transaction was cancelled")
 
     async def begin(self) -> None:
         """Take the snapshot, and read.  For a task of its own: what fails is told to whoever uses the transaction."""
@@ -49,7 +49,7 @@ class Ahead:
                 await self._foresee(tx)
                 self._tx = tx
                 self._held = stack.pop_all()
-        except (Conflict, FsError, CorruptRecord) as error:
+        except Exception as error:  # whatever it is, it concerns one operation and not the program
             self._failure = error
         finally:
             self._over = True

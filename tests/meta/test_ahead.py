@@ -138,6 +138,19 @@ async def test_one_whose_task_was_cancelled_is_begun_anew(tikv_cluster: Cluster)
     assert await client.read_chunk(ino, 0) == [mine]
 
 
+async def test_what_fails_is_told_to_the_operation() -> None:
+    """And to nobody else: the task that began it goes on."""
+
+    async def broken(tx: Transaction) -> None:
+        raise ValueError("an answer that makes no sense")
+
+    ahead = Ahead(MemoryEngine(), broken)
+    await ahead.begin()
+    with pytest.raises(ValueError, match="no sense"):
+        async with ahead:
+            pass
+
+
 async def test_it_serves_once() -> None:
     engine = MemoryEngine()
     client = await new_volume(engine)
