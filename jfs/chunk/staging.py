@@ -239,7 +239,9 @@ class Staging:
         self._serial += 1
         block.ticket = self._serial
         heapq.heappush(self._queue, (block.since, block.ticket, block))
-        self._due.unpark()
+        # Behind another nobody has to look: whoever waits for that one calls the next.
+        if self._queue[0][2] is block or self._wait_for_next() <= 0:
+            self._due.unpark()
 
     def take_over(self, folder: StagingDir, found: Found) -> bool:
         """Enter what lies in the folder and is not in the books: an earlier mount's, or another's of the same folder."""
@@ -264,6 +266,8 @@ class Staging:
         while len(found) < MOST_AT_ONCE and self._wait_for_next() <= 0 and self._queue[0][2].size <= left:
             found.append(self._take())
             left -= found[-1].size
+        if self._queue:
+            self._due.unpark()
         return found
 
     def _wait_for_next(self) -> float:

@@ -224,7 +224,7 @@ def test_nobody_yields_while_half_of_the_most_are_being_staged(tmp_path: Path) -
         await scene.write(9)
         scene.staging.counts.writing = 6
         await scene.write()
-        assert scene.running == [0, 1], "each new block wakes one worker"
+        assert scene.running == [0, 1, 2, 3], "a worker that takes a block calls the next"
 
     play(tmp_path, part, max_stage_write=11)
 

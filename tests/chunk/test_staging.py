@@ -583,3 +583,41 @@ def test_wrong_upload_hours(text: str) -> None:
 def test_waiting_for_the_hours(hours: Hours, at: str, wait: int) -> None:
     now = time.mktime(time.strptime(f"2026-02-03 {at}", "%Y-%m-%d %H:%M"))
     assert hours.wait(now) == wait
+
+
+@pytest.mark.logs("are staged and not uploaded")
+async def test_blocks_behind_the_oldest_wake_nobody_and_are_not_forgotten(mounted: Mounted) -> None:
+    """One worker waits for the oldest block; as it takes that it calls another for the next."""
+    blocks = mounted.open(upload_delay=0.3)
+    staging = blocks.staging
+    assert staging is not None
+    taken: list[str] = []
+    woken = 0
+    waits = staging._wait_for_next
+
+    def counted() -> float:
+        nonlocal woken
+        woken += 1
+        return waits()
+
+    staging._wait_for_next = counted  # type: ignore[method-assign]
+
+    async def work() -> None:
+        taken.extend(block.key for block in await staging.next_due())
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(work)
+        await trio.testing.wait_all_tasks_blocked()
+        before = woken
+        for number in range(3):
+            await blocks.put(number + 1, 0, memoryview(pattern(100)))
+            await trio.testing.wait_all_tasks_blocked()
+        assert woken - before <= 3 + 1, "each put looks once, and the first wakes one worker, who looks once more"
+        with trio.fail_after(20):
+            while len(taken) < 3:
+                await trio.sleep(0.05)
+        nursery.cancel_scope.cancel()
+    assert taken == [block_key(number + 1, 0, 100) for number in range(3)]
+    await blocks.close()
