@@ -540,6 +540,10 @@ class MetaClient:
     async def new_slice_id(self) -> int:
         return await self._slices.draw()
 
+    def new_slice_id_now(self) -> int | None:
+        """None: there is none in memory, ask for it."""
+        return self._slices.draw_now()
+
     async def read_chunk(self, ino: Ino, index: int) -> list[Slice]:
         if self._memo is not None:
             return await self._memo.read_chunk(ino, index)

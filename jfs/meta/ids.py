@@ -16,8 +16,14 @@ class Ids:
         self.on_low: Callable[[], None] | None = None
 
     async def draw(self) -> int:
-        if self._next == self._end:
+        while (drawn := self.draw_now()) is None:
             await self._advance()
+        return drawn
+
+    def draw_now(self) -> int | None:
+        """The next one, if it is in memory."""
+        if self._next == self._end:
+            return None
         drawn = self._next
         self._next = drawn + 1
         if self._end - drawn == self._low and self._ahead is None and self.on_low is not None:

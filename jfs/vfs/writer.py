@@ -392,11 +392,16 @@ class FileWriter:
             piece.lot.unpark_all()
 
     async def _draw_id(self, piece: DirtySlice) -> None:
+        drawn = self._context.meta.new_slice_id_now()  # a lock is a trip through the loop
+        if drawn is not None:
+            piece.id = drawn
+            return
         if self._drawing is None:
             self._drawing = trio.Lock()
         async with self._drawing:
             if not piece.id:
-                piece.id = await self._context.meta.new_slice_id()
+                drawn = await self._context.meta.new_slice_id()
+                piece.id = piece.id or drawn  # another block may have found one in memory meanwhile
 
     async def _put(self, piece: DirtySlice, number: int, data: memoryview) -> None:
         """Raises FsError once the store has refused the block for good."""

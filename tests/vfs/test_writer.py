@@ -59,6 +59,7 @@ async def test_a_slice_id_is_drawn_when_its_first_block_is_uploaded(monkeypatch:
             return drawn[-1]
 
         monkeypatch.setattr(m.meta, "new_slice_id", counted)
+        monkeypatch.setattr(m.meta, "new_slice_id_now", lambda: None)
         handle = await m.create(b"f")
         await m.write(handle, 0, b"x" * (BLOCK - 1))
         await trio.testing.wait_all_tasks_blocked()
@@ -66,6 +67,29 @@ async def test_a_slice_id_is_drawn_when_its_first_block_is_uploaded(monkeypatch:
         await m.write(handle, BLOCK - 1, b"xx")
         await m.vfs.flush(handle.fh)
         assert len(drawn) == 1
+        await m.close(handle)
+
+
+async def test_blocks_that_draw_at_once_get_one_slice_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first waits for an id from the database when the second finds one in memory."""
+    async with mounted() as m:
+        come, at_hand = trio.Event(), iter([None, 77])
+
+        async def late() -> int:
+            await come.wait()
+            return 99
+
+        monkeypatch.setattr(m.meta, "new_slice_id", late)
+        monkeypatch.setattr(m.meta, "new_slice_id_now", lambda: next(at_hand))
+        handle = await m.create(b"f")
+        await m.write(handle, 0, pattern(BLOCK))
+        await trio.testing.wait_all_tasks_blocked()
+        await m.write(handle, BLOCK, pattern(BLOCK, 1))
+        await trio.testing.wait_all_tasks_blocked()
+        come.set()
+        await m.vfs.flush(handle.fh)
+        assert [record.id for record in await m.records(handle)] == [77]
+        assert sorted(m.store.blocks()) == [f"chunks/0/0/77_{number}_{BLOCK}" for number in range(2)]
         await m.close(handle)
 
 
@@ -500,6 +524,7 @@ async def test_a_bug_below_is_eio_and_leaves_the_mount_alive(broken: str, monkey
         handle = await m.create(b"f")
         with monkeypatch.context() as patch:
             patch.setattr(m.meta, broken, buggy)
+            patch.setattr(m.meta, "new_slice_id_now", lambda: None)
             await m.write(handle, 0, pattern(3 * BLOCK))
             await m.write(handle, CHUNK_SIZE, b"x")
             await fails(errno.EIO, m.vfs.fsync(handle.fh))
