@@ -25,7 +25,8 @@ from hypothesis.stateful import (
 )
 
 from jfs.errors import FsError
-from jfs.meta import jobs, slices
+from jfs.meta import files, jobs, slices
+from jfs.meta.ahead import Ahead
 from jfs.meta.check import check
 from jfs.meta.client import ClientOptions, MetaClient
 from jfs.meta.engines import open_engine
@@ -98,6 +99,8 @@ class Histories(RuleBasedStateMachine):
         self.blocks: dict[int, list[int]] = {}
         """What each stored slice holds, cell by cell."""
         self.settled = True
+        self.aheads: dict[tuple[int, Ino], Ahead] = {}
+        """Transactions that clients have begun for writes to come."""
 
     # -- the real volume
 
@@ -253,10 +256,10 @@ class Histories(RuleBasedStateMachine):
     def write(self, client: int, pick: int, start: int, count: int) -> None:
         ino = self.a_file(pick)
         self.colors += 1
-        real = partial(self._write, self.clients[client], ino, start, count)
+        real = partial(self._write, self.clients[client], ino, start, count, self.aheads.pop((client, ino), None))
         self.both(real, lambda _: self.model.write(ino, start, self.colors, count))
 
-    async def _write(self, client: MetaClient, ino: Ino, start: int, count: int) -> None:
+    async def _write(self, client: MetaClient, ino: Ino, start: int, count: int, ahead: Ahead | None) -> None:
         """A slice for each chunk that the range touches."""
         while count:
             index, cell = divmod(start, CELLS_IN_CHUNK)
@@ -264,9 +267,23 @@ class Histories(RuleBasedStateMachine):
             slice_id = await client.new_slice_id()
             self.blocks[slice_id] = [self.colors] * here
             record = Slice(cell * CELL, slice_id, here * CELL, 0, here * CELL)
-            await client.write_slice(ino, index, record, self.clock())
+            await client.grow(files.write_slice, ino, index, record, self.clock(), self.clock(), ahead=ahead)
+            ahead = None
             start += here
             count -= here
+
+    @precondition(has_files)
+    @rule(client=CLIENTS, pick=PICKS)
+    def begin_ahead(self, client: int, pick: int) -> None:
+        """The client's next write of this file reads the volume as it is now."""
+        if isinstance(self.engine, MemoryEngine):  # on a cluster, no connection outlives a step
+            ino = self.a_file(pick)
+            self.aheads[client, ino] = trio.run(self._begin_ahead, ino)
+
+    async def _begin_ahead(self, ino: Ino) -> Ahead:
+        ahead = Ahead(self.engine, partial(files.foresee_slices, ino=ino, index=0))
+        await ahead.begin()
+        return ahead
 
     @precondition(has_files)
     @rule(client=CLIENTS, pick=PICKS, length=CELLS)
@@ -494,7 +511,7 @@ class Histories(RuleBasedStateMachine):
     async def _inodes_with_records(self) -> set[Ino]:
         """Whom attributes, names, links, chunks, targets, extended attributes and statistics belong to."""
         if self.scheme != "sqlite3":
-            keys = self.engine.store.keys if isinstance(self.engine, MemoryEngine) else await _keys(self.engine)
+            keys = await _keys(self.engine)
             return {int.from_bytes(key[1:9], "little") for key in keys if key[:1] in b"AU" and len(key) >= 9}
         connection = sqlite3.connect(f"{self.folder}/meta.db")
         columns = ["node.inode", "edge.parent", "edge.inode", "chunk.inode", "symlink.inode"]
