@@ -128,7 +128,7 @@ async def test_each_commit_is_seen_by_the_next_read(engine: Counting, checkpoint
             assert await number_of(client, ino) == number
         writer.go_on()
         assert writer.next() == number + 1
-    assert engine.reads - count <= 300 * 3, "at least half of these need no transaction"
+    assert engine.reads - count <= 300 * 2 + 30, "one for the attributes, one for the name; one after a checkpoint"
     writer.kill()
 
 
@@ -139,10 +139,11 @@ async def test_nothing_acknowledged_is_missed_at_full_speed(engine: Counting, ch
     ino = (await make_file(client, b"file")).ino
     own = (await make_file(client, b"own")).ino
     writer = Writer(engine.path, ino, checkpoint=checkpoint, every=100, wait=False)
+    start = await number_of(client, ino)
     seen = loops = writes = 0
     count = engine.reads
-    end = time.monotonic() + 2
-    while time.monotonic() < end:
+    began = time.monotonic()
+    while time.monotonic() < began + 2 or ((writer.said < start + 100 or writes < 3) and time.monotonic() < began + 60):
         said = writer.latest()
         number = await number_of(client, ino)
         assert number >= said
@@ -156,8 +157,8 @@ async def test_nothing_acknowledged_is_missed_at_full_speed(engine: Counting, ch
         if loops % 5003 == 0:
             await engine.checkpoint()
     writer.kill()
-    assert writer.said > 100
-    assert writes > 2
+    assert writer.said >= start + 100
+    assert writes >= 3
     assert engine.reads - count < loops
 
 
