@@ -2,8 +2,10 @@
 
 import logging
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,8 +57,16 @@ def folder_of_cache(volume: Volume) -> Path:
     return volume.folder / "cache"
 
 
+def assert_all_there(volume: Volume, log: Path) -> None:
+    """No step failed, and what the log says was acknowledged is in the store."""
+    assert failures(log) == []
+    check_everything(volume)
+    with volume.mounted(JFS, "--cache-dir", str(volume.folder / "cold")) as mount:
+        assert losses(mount.path / "work", log) == []
+
+
 OUTAGES = {
-    "away": (Fault.AWAY, 20.0),
+    "away": (Fault.AWAY, 12.0),
     "503": (Fault.BUSY, 6.0),
     "frozen": (Fault.HANG, 6.0),
     "lost": (Fault.LOST, 15.0),
@@ -79,13 +89,15 @@ def test_an_outage_under_load(new_volume: NewVolume, proxy: Proxy, tmp_path: Pat
             (each.path / "work").mkdir()
         with (
             writing(mount.path / "work", logs[direct.name], 500, "--sync"),
-            writing(back.path / "work", logs[lazy.name], 501, "--sync"),
+            writing(back.path / "work", logs[lazy.name], 501, "--sync") as eager,
         ):
             for log in logs.values():
                 eventually(lambda log=log: acknowledged(log) > 30, 60, "30 steps")
             with proxy.failing(fault, seconds=seconds):
                 before = acknowledged(logs[lazy.name])
                 eventually(lambda: acknowledged(logs[lazy.name]) > before + 50, 60, "50 steps with writeback")
+                eager.send_signal(signal.SIGSTOP)  # more of it would only take long to upload and to read
+            eager.send_signal(signal.SIGCONT)
             first = max(proxy.resumed(volume.name) for volume in (direct, lazy))
             eventually(lambda: len(back_at_work(logs[direct.name], proxy.ended)) == THREADS, 60, "all to be at work")
         assert "All staging chunks are flushed" in flush(back)
@@ -93,11 +105,9 @@ def test_an_outage_under_load(new_volume: NewVolume, proxy: Proxy, tmp_path: Pat
     measured.info("%s: first put %.2f s after its end, the writers' first fsync %s s", kind, first, ", ".join(each))
     assert first < RESUMES_S
     assert staged(folder_of_cache(lazy)) == []
-    for volume in (direct, lazy):
-        assert failures(logs[volume.name]) == []
-        check_everything(volume)
-        with volume.mounted(JFS, "--cache-dir", str(tmp_path / "cold")) as mount:
-            assert losses(mount.path / "work", logs[volume.name]) == []
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(assert_all_there, volume, logs[volume.name]) for volume in (direct, lazy)]:
+            done.result()
 
 
 @pytest.mark.parametrize("writeback", [False, True], ids=["direct", "writeback"])
@@ -116,10 +126,7 @@ def test_connections_reset_and_refused_now_and_then(
                     eventually(lambda goal=goal: acknowledged(log) > goal, 60, "60 steps")
                     eventually(lambda fault=fault: proxy.struck[fault] > 10, 60, "10 puts to be harmed")
         assert "All staging chunks are flushed" in flush(mount) if writeback else True
-    assert failures(log) == []
-    check_everything(volume)
-    with volume.mounted(JFS, "--cache-dir", str(tmp_path / "cold")) as mount:
-        assert losses(mount.path / "work", log) == []
+    assert_all_there(volume, log)
 
 
 def settled_files(log: Path) -> dict[str, bytes]:
@@ -190,8 +197,8 @@ def test_harmed_parts_of_blocks_are_never_wrong_bytes(new_volume: NewVolume, pro
     with volume.mounted(JFS) as mount:
         write_and_sync(mount.path / "f", data)
     with volume.mounted(
-        JFS, "--io-retries", "2", "--cache-dir", str(volume.folder / "cold"), expect_log=UNREAD
-    ) as mount:
+        JFS, "--io-retries", "2", "--cache-dir", str(volume.folder / "cold"), "--prefetch", "0", expect_log=UNREAD
+    ) as mount:  # whole blocks that come in the background would leave nothing to be read in parts
         places = [(number * 7919 * 4096) % (12 * MIB - 8192) for number in range(60)]
         descriptor = os.open(mount.path / "f", os.O_RDONLY)
         try:
@@ -200,7 +207,7 @@ def test_harmed_parts_of_blocks_are_never_wrong_bytes(new_volume: NewVolume, pro
                     assert os.pread(descriptor, 5000, place) == data[place : place + 5000]
         finally:
             os.close(descriptor)
-        assert proxy.struck[fault] > 0
+        assert proxy.struck[fault] > 5
 
 
 def test_errors_surface_and_the_mount_stays_usable(new_volume: NewVolume, proxy: Proxy) -> None:
@@ -212,12 +219,13 @@ def test_errors_surface_and_the_mount_stays_usable(new_volume: NewVolume, proxy:
     ) as mount:
         write_and_sync(mount.path / "before", noise(1, MIB))
         with proxy.failing(Fault.AWAY):
-            with pytest.raises(OSError, match="Input/output error"):
-                write_and_sync(mount.path / "refused-by-fsync", noise(2, MIB))
-            descriptor = os.open(mount.path / "refused-by-close", os.O_WRONLY | os.O_CREAT)
-            os.write(descriptor, b"x" * 1000)
-            with pytest.raises(OSError, match="Input/output error"):
-                os.close(descriptor)
+            with ThreadPoolExecutor() as pool:
+                synced = pool.submit(write_and_sync, mount.path / "refused-by-fsync", noise(2, MIB))
+                descriptor = os.open(mount.path / "refused-by-close", os.O_WRONLY | os.O_CREAT)
+                os.write(descriptor, b"x" * 1000)
+                for refused in (synced, pool.submit(os.close, descriptor)):
+                    with pytest.raises(OSError, match="Input/output error"):
+                        refused.result()
             (mount.path / "folder").mkdir()
             os.rename(mount.path / "folder", mount.path / "renamed")
             assert (mount.path / "before").stat().st_size == MIB
@@ -229,10 +237,11 @@ def test_errors_surface_and_the_mount_stays_usable(new_volume: NewVolume, proxy:
 
 
 def test_a_slow_server_is_only_slow(new_volume: NewVolume, proxy: Proxy, tmp_path: Path) -> None:
-    volume = new_volume("slow")
+    volume = new_volume("slow", "--block-size", "1024")
+    data = noise(1, MIB + MIB // 4)
     with proxy.failing(Fault.SLOW):
         with volume.mounted(JFS, "--cache-dir", str(tmp_path / "cold")) as mount:
-            write_and_sync(mount.path / "f", noise(1, 5 * MIB))
+            write_and_sync(mount.path / "f", data)
         with volume.mounted(JFS, "--cache-dir", str(tmp_path / "colder")) as mount:
-            assert (mount.path / "f").read_bytes() == noise(1, 5 * MIB)
+            assert (mount.path / "f").read_bytes() == data
     assert proxy.struck[Fault.SLOW] >= 4  # two blocks, both ways
