@@ -136,6 +136,7 @@ class Compactor:
 
     async def _rewrite(self, plan: CompactionPlan, ids: list[int], *, eager: bool) -> bool:
         committed = False
+        failures = self._durability.failures
         try:
             try:
                 fingerprints = [
@@ -146,7 +147,7 @@ class Compactor:
                 if await self._overtaken(plan):
                     return False
                 raise
-            await self._durability.sync()
+            await self._durability.sync(failures)
             async with self._durability:
                 committed = True  # perhaps, until the answer is there: without it the blocks are gc's to judge
                 try:

@@ -63,12 +63,14 @@ class Durability:
         if self._commits == 0:
             self._drained.unpark_all()
 
-    async def sync(self) -> None:
+    async def sync(self, failures: int | None = None) -> None:
         """Return once every block put and every record committed before this call is durable.
 
-        Raises StoreError if blocks were lost meanwhile, in whoever's round.
+        Raises StoreError if blocks were lost meanwhile, in whoever's round.  Whoever put blocks before this call, which an
+        earlier round may have lost, says how many `failures` there were before them.
         """
-        failures = self.failures
+        if failures is None:
+            failures = self.failures
         enough = self._started + 1
         while self._done < enough:
             async with self._round:

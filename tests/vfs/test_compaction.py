@@ -12,6 +12,7 @@ from jfs.errors import FsError, StoreError
 from jfs.meta.files import CompactionPlan
 from jfs.meta.inodes import AttrChange
 from jfs.meta.kv.memory import MemoryEngine
+from jfs.meta.slices import Segment
 from jfs.meta.types import ROOT, ROOT_INO, Ino, Slice
 from jfs.vfs import compactor as compactor_module
 from jfs.vfs.compactor import Compactor
@@ -228,6 +229,40 @@ async def test_blocks_that_cannot_be_flushed_replace_nothing() -> None:
         assert len(await m.records(handle)) == 4
         assert set(m.store.blocks()) == before
         with pytest.raises(FsError):  # what was put before may be lost, says the disk: once
+            await m.vfs.fsync(handle.fh)
+        await m.close(handle)
+
+
+@pytest.mark.logs("flush", "compaction of inode", "checkpoint failed")
+async def test_blocks_that_another_round_could_not_flush_replace_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later flush does not make good what was lost, so the one before the commit succeeds and means nothing."""
+    async with mounted(trash_days=0) as m:
+        handle = await pieces(m, b"f", 4)
+        for offset in (20 * MIB, 20 * MIB + 50):
+            await m.write(handle, offset, pattern(100, offset))
+            await m.vfs.flush(handle.fh)
+        await m.vfs.fsync(handle.fh)
+        before, records = m.store.blocks(), await m.records(handle)
+        copy = Compactor._copy
+        copied = []
+
+        async def copying(self: Compactor, segments: list[Segment], new: Slice, *, eager: bool) -> bytes:
+            fingerprint = await copy(self, segments, new, eager=eager)
+            copied.append(new)
+            if len(copied) == 1:
+                m.store.sync_failure = StoreError("the disk is broken")
+                with pytest.raises(StoreError):
+                    await m.vfs.durability.checkpoint()
+                m.store.sync_failure = None
+            return fingerprint
+
+        monkeypatch.setattr(Compactor, "_copy", copying)
+        assert not await m.vfs.compactor.compact(inode(handle), 0)
+        assert len(copied) == 2
+        assert await m.records(handle) == records
+        assert m.store.blocks() == before
+        assert await m.vfs.compactor.compact(inode(handle), 0), "it is no reason not to try again"
+        with pytest.raises(FsError):
             await m.vfs.fsync(handle.fh)
         await m.close(handle)
 
