@@ -3,6 +3,7 @@
 The reply of one read is in it at a time: its header, then the pages, and then all of that goes into /dev/fuse at once.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -16,45 +17,45 @@ WANTED_PAGES: Final = (512, 256)
 OTHER_PAGES: Final = 2
 """Of a pipe's: the header's, and the one more that a range touches which begins inside a page."""
 
+DRAINED_AT_ONCE: Final = 64 << 10
+
 
 class Pipe:
     """For one thread."""
 
     def __init__(self) -> None:
-        self._read, self._write = os.pipe2(os.O_CLOEXEC)
+        # Neither end waits: what does not fit is an error of one reply, and no loop that hangs.
+        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._held = 0
+        """Bytes inside: of the reply that is being made, or of one that could not be sent."""
         self.most: Final = (_enlarge(self._write) // PAGE - OTHER_PAGES) * PAGE
         """The longest range that it takes, in bytes."""
 
     def fill(self, header: bytes, data: FileRange) -> None:
         """OSError where the file cannot be read, or ends before its range does."""
-        try:
-            self._held = os.write(self._write, header)
-            left, offset, source = len(data), data.offset, data.file.fd
-            while left:
-                moved = os.splice(source, self._write, left, offset_src=offset)
-                if moved == 0:
-                    raise OSError(errno.EIO, "it is too short")
-                left -= moved
-                offset += moved
-                self._held += moved
-        except OSError:
-            self._renew()
-            raise
+        if self._held:
+            self._drain()
+        self._held = os.write(self._write, header)
+        left, offset, source = len(data), data.offset, data.file.fd
+        while left:
+            moved = os.splice(source, self._write, left, offset_src=offset)
+            if moved == 0:
+                raise OSError(errno.EIO, "it is too short")
+            left -= moved
+            offset += moved
+            self._held += moved
 
     def empty_into(self, device: int) -> None:
         """All of it, in one go.  OSError as from writev(2) to the device."""
-        try:
-            os.splice(self._read, device, self._held)
-        except OSError:
-            self._renew()
-            raise
+        os.splice(self._read, device, self._held)
+        self._held = 0
 
-    def _renew(self) -> None:
-        """What may be left inside belongs to a reply that is not sent."""
-        self.close()
-        self._read, self._write = os.pipe2(os.O_CLOEXEC)
-        _enlarge(self._write)
+    def _drain(self) -> None:
+        """In place: for a new pipe there may be no descriptors, or not the same room."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.read(self._read, DRAINED_AT_ONCE)
+        self._held = 0
 
     def close(self) -> None:
         os.close(self._read)

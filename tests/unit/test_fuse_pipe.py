@@ -68,3 +68,30 @@ def test_a_reply_that_nobody_takes_leaves_nothing_behind(pipe: Pipe, tmp_path: P
         pipe.empty_into(device.fileno())
     assert caught.value.errno == errno.EBADF
     assert sent(pipe, tmp_path, b"the next", lent(tmp_path, 0, 10)) == b"the next" + data[:10]
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_a_reply_that_failed_takes_no_new_descriptors(
+    pipe: Pipe, tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch, *, filled: bool
+) -> None:
+    """Where none are left, the numbers of the old ones might be other files' by the next reply."""
+
+    def none_left(flags: int) -> tuple[int, int]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pipe2", none_left)
+    if not filled:
+        with pytest.raises(OSError, match="too short"):
+            pipe.fill(HEADER, lent(tmp_path, SIZE - PAGE, PAGE + 1))
+    else:
+        pipe.fill(HEADER, lent(tmp_path, 0, PAGE))
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            pipe.empty_into(-1)
+    assert sent(pipe, tmp_path, b"the next", lent(tmp_path, 0, 10)) == b"the next" + data[:10]
+
+
+def test_what_does_not_fit_is_an_error_and_hangs_nobody(pipe: Pipe, tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(bytes(pipe.most + 4 * PAGE))
+    with pytest.raises(BlockingIOError):
+        pipe.fill(HEADER, lent(tmp_path, 0, pipe.most + 4 * PAGE))
+    assert sent(pipe, tmp_path, b"the next", lent(tmp_path, 0, 10)) == b"the next" + bytes(10)
