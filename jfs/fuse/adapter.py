@@ -14,7 +14,8 @@ from jfs.fuse.kernel import COUNT_OUT, Op
 from jfs.fuse.replies import Replies, Timeouts
 from jfs.fuse.session import Reply, Row
 from jfs.meta.inodes import AttrChange
-from jfs.meta.types import Attr, Cred, Entry, Ino, is_trash
+from jfs.meta.rename import Renamed
+from jfs.meta.types import TYPE_DIR, Attr, Cred, Entry, Ino, is_trash
 from jfs.vfs.directories import DirRow
 from jfs.vfs.handles import Handle
 from jfs.vfs.special_files import is_special
@@ -45,7 +46,7 @@ class Adapter:
         self._readdir_cache = readdir_cache
         self._replies = Replies(timeouts, None if vfs.meta.engine.inline else vfs.meta.age_s)
         self._settled: set[Ino] = set()
-        """What it looked up in the trash, and directories that it removed: it comes by handles to those, not by names."""
+        """What it looked up in the trash, and directories that it removed or replaced: it comes to them by handles, not by names."""
         self.forget_attr: Callable[[Ino], None] = _nobody_believes
         """Makes the kernel ask for an inode's attributes again."""
 
@@ -61,8 +62,8 @@ class Adapter:
             Op.LINK: Row("link", requests.link, by_name(vfs.link, 1, 2), entry),
             Op.UNLINK: Row("unlink", requests.name, by_name(vfs.unlink, 1), nothing),
             Op.RMDIR: Row("rmdir", requests.name, by_name(self.rmdir, 1), nothing),
-            Op.RENAME: Row("rename", requests.rename, by_name(vfs.rename, 1, 3), nothing),
-            Op.RENAME2: Row("rename", requests.rename2, by_name(vfs.rename, 1, 3), nothing),
+            Op.RENAME: Row("rename", requests.rename, by_name(self.rename, 1, 3), nothing),
+            Op.RENAME2: Row("rename", requests.rename2, by_name(self.rename, 1, 3), nothing),
             Op.READLINK: Row("readlink", requests.inode, by_name(vfs.readlink, 0), bytes),
             Op.GETATTR: Row("getattr", requests.inode, by_name(self.getattr, 0), attr),
             Op.SETATTR: Row("setattr", requests.attributes, self.setattr, attr),
@@ -129,6 +130,15 @@ class Adapter:
 
     async def rmdir(self, cred: Cred, parent: Ino, name: bytes) -> None:
         self._settle((await self._vfs.rmdir(cred, parent, name)).ino)
+
+    async def rename(
+        self, cred: Cred, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int
+    ) -> Renamed:
+        renamed = await self._vfs.rename(cred, parent, name, new_parent, new_name, flags)
+        # Only a directory replaces a directory; a file may have more names, which lead elsewhere by and by.
+        if renamed.replaced is not None and renamed.attr.type == TYPE_DIR:
+            self._settle(renamed.replaced.ino)
+        return renamed
 
     def _settle(self, ino: Ino) -> None:
         if len(self._settled) >= MOST_SETTLED:

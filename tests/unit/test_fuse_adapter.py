@@ -1,0 +1,70 @@
+"""Which failures the kernel is told to look again for."""
+
+import errno
+from typing import Any
+
+import pytest
+
+from jfs.errors import FsError
+from jfs.fuse.adapter import Adapter
+from jfs.fuse.kernel import Op
+from jfs.fuse.replies import Timeouts
+from jfs.meta.inodes import AttrChange
+from jfs.meta.kv.memory import MemoryEngine
+from jfs.meta.types import ROOT, ROOT_INO, Ino
+from tests.vfs.mounted import Mounted, ScriptedStore, mount, mounted
+
+
+async def errno_of(adapter: Adapter, kind: Op, *args: Any) -> int:
+    with pytest.raises(FsError) as caught:
+        await adapter.rows()[kind].handler(*args)
+    return caught.value.errno
+
+
+async def make(m: Mounted, name: bytes) -> Ino:
+    return (await m.vfs.mkdir(ROOT, ROOT_INO, name, 0o755)).ino
+
+
+@pytest.mark.parametrize("trash_days", [0, 1])
+async def test_a_directory_that_this_mount_replaced_is_reached_by_handles_alone(trash_days: int) -> None:
+    """Its own kernel moved the name, so who still comes is in it: nothing could be found by looking again."""
+    async with mounted(trash_days=trash_days) as m:
+        adapter = Adapter(m.vfs, Timeouts(), xattrs=True, readdir_cache=False)
+        old = await make(m, b"x")
+        await make(m, b"fresh")
+        await adapter.rows()[Op.RENAME].handler(ROOT, ROOT_INO, b"fresh", ROOT_INO, b"x", 0)
+        gone = errno.EPERM if trash_days else errno.ENOENT
+        assert await errno_of(adapter, Op.SETATTR, ROOT, old, None, AttrChange(mode=0o700), None, False, False) == gone
+        if not trash_days:
+            assert await errno_of(adapter, Op.GETATTR, old) == errno.ENOENT
+            assert await errno_of(adapter, Op.OPENDIR, ROOT, old) == errno.ENOENT
+
+
+@pytest.mark.parametrize("make_two", ["file", "directory"])
+async def test_what_another_mount_replaced_is_looked_up_again(make_two: str) -> None:
+    engine, store = MemoryEngine(), ScriptedStore()
+    async with mounted(engine=engine, store=store, trash_days=0) as here, mount(engine, store) as there:
+        adapter = Adapter(here.vfs, Timeouts(), xattrs=True, readdir_cache=False)
+        for name in (b"x", b"fresh"):
+            if make_two == "directory":
+                await make(here, name)
+            else:
+                await here.close(await here.create(name))
+        old = (await here.vfs.lookup(ROOT, ROOT_INO, b"x")).ino
+        await there.vfs.rename(ROOT, ROOT_INO, b"fresh", ROOT_INO, b"x", 0)
+        assert await errno_of(adapter, Op.GETATTR, old) == errno.ESTALE
+        assert await errno_of(adapter, Op.LISTXATTR, old, 0) == errno.ESTALE
+
+
+async def test_a_file_with_another_name_that_this_mount_replaced_is_looked_up_again() -> None:
+    """The other name is the kernel's still, and another mount may have replaced it too."""
+    engine, store = MemoryEngine(), ScriptedStore()
+    async with mounted(engine=engine, store=store, trash_days=0) as here, mount(engine, store) as there:
+        adapter = Adapter(here.vfs, Timeouts(), xattrs=True, readdir_cache=False)
+        for name in (b"x", b"fresh", b"more"):
+            await here.close(await here.create(name))
+        old = (await here.vfs.lookup(ROOT, ROOT_INO, b"x")).ino
+        await here.vfs.link(ROOT, old, ROOT_INO, b"other")
+        await adapter.rows()[Op.RENAME].handler(ROOT, ROOT_INO, b"fresh", ROOT_INO, b"x", 0)
+        await there.vfs.rename(ROOT, ROOT_INO, b"more", ROOT_INO, b"other", 0)
+        assert await errno_of(adapter, Op.GETATTR, old) == errno.ESTALE
