@@ -114,6 +114,10 @@ class ReadAhead:
 
     # -- reading
 
+    def has(self, slice_id: int, offset: int) -> bool:
+        """Whether the block of that byte is here or on its way: bytes that are had elsewhere would leave it its room."""
+        return bool(self._kept) and (slice_id, offset // self._blocks.options.block_size) in self._kept
+
     def read_now(self, slice_id: int, size: int, offset: int, length: int, fingerprint: bytes = b"") -> Buffer | None:
         """The range if it is at hand, without waiting; None: use `read`."""
         if self._kept:

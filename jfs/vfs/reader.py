@@ -161,7 +161,7 @@ class Reader:
                 return bytes(size)
             start = segment.offset + pos - segment.pos
             mark = chunk.fingerprints.get(segment.id, b"")
-            if LEND_FROM <= size <= lend_most and not mark:
+            if LEND_FROM <= size <= lend_most and not mark and not self.ahead.has(segment.id, start):
                 lent = await self._lend(segment, start, size)
                 if lent is not None:
                     return lent

@@ -17,6 +17,7 @@ from jfs.errors import FsError
 from jfs.object.file import FileStore
 from jfs.vfs.handles import Handle
 from jfs.vfs.reader import LEND_FROM
+from tests.deadline import eventually_async
 from tests.vfs.mounted import BLOCK, KIB, MIB, RDONLY, Mounted, ScriptedStore, mounted, pattern
 
 SIZE = 5 * BLOCK + 100
@@ -149,6 +150,30 @@ async def test_cached_blocks_are_lent_where_they_need_no_check(tmp_path: Path, l
         assert loaded(data) == DATA[:BLOCK]
         assert isinstance(data, FileRange) == lent
         assert m.vfs.blocks.lends == (level != "extend")
+        await m.close(handle)
+
+
+async def test_what_was_read_ahead_goes_once_it_was_read(tmp_path: Path) -> None:
+    """Were a cache's copy lent in its place it would keep its room, and reading ahead would end for want of some."""
+    options = {"cache_dirs": [str(tmp_path / "cache")], "uuid": "u", "verify_cache_checksum": "none"}
+    cache = DiskCache(ChunkOptions(block_size=BLOCK, **options))  # type: ignore[arg-type]
+    async with mounted(store=ScriptedStore(), cache=cache, chunk=options) as m:
+        m.vfs.reader.lend_most = MIB
+        handle = await m.create(b"f")
+        await m.write(handle, 0, DATA)
+        await m.close(handle)
+        handle = await m.open(b"f", RDONLY)
+        cache.dirs[0].scan()
+        (record,) = await m.records(handle)
+        ahead = m.vfs.reader.ahead
+        assert ahead.want(record.id, record.size, 1)
+        await eventually_async(lambda: ahead.read_now(record.id, record.size, BLOCK, 0) is not None)
+        cache.wait_written()
+        assert ahead.used == BLOCK
+        for offset in (BLOCK, BLOCK + BLOCK // 2):
+            assert loaded(await m.vfs.read(handle.fh, offset, BLOCK // 2)) == DATA[offset : offset + BLOCK // 2]
+        assert ahead.used == 0
+        assert isinstance(await m.vfs.read(handle.fh, BLOCK, BLOCK), FileRange)
         await m.close(handle)
 
 
