@@ -94,7 +94,8 @@ class Descriptors:
         """All `length` bytes at `offset`, as they lie in memory; None where they do not, or that cannot be told."""
         try:
             file = self._file(path)
-            return FileRange(file, offset, length) if is_in_memory(file.fd, offset, length) else None
+            lent = file.sound and is_in_memory(file.fd, offset, length)
+            return FileRange(file, offset, length) if lent else None
         except OSError as error:
             self.tells = self.tells and error.errno != errno.EOPNOTSUPP
             return None

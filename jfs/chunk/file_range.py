@@ -32,10 +32,12 @@ _byte = (bytearray(1),)
 class LocalFile:
     """A file open for reading, until nobody refers to it any more: a range that is lent outlives the closing of its name."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("fd", "sound")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self.sound = True
+        """False once a range of it could not be handed on: from then on it is read, which knows what to do about faults."""
 
     def __del__(self) -> None:
         os.close(self.fd)

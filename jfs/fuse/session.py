@@ -235,6 +235,8 @@ class Session:
             else:
                 result = await row.handler(*args)
             reply = row.encode(result)
+            while isinstance(reply, FileRange) and not self._fill_pipe(unique, reply):
+                reply = row.encode(await row.handler(*args))
         except FsError as error:
             number, reply = error.errno, b""
         except CorruptRecord as error:
@@ -257,12 +259,12 @@ class Session:
         return cred
 
     def _answer(self, unique: int, number: int, body: Reply = b"") -> None:
-        """`number`: -errno or 0; with `unique` 0 the kind of what the kernel is told unasked."""
+        """`number`: -errno or 0; with `unique` 0 the kind of what the kernel is told unasked.  A range is in the pipe already."""
         length = len(body)
         header = OUT_HEADER.pack(OUT_HEADER.size + length, number, unique)
         try:
             if isinstance(body, FileRange):
-                self._hand_on(unique, header, body)
+                self._pipe.empty_into(self._fd)
             elif length <= SMALL:
                 os.write(self._fd, header + body)
             else:
@@ -272,16 +274,19 @@ class Session:
             if error.errno != errno.ENOENT and error.errno not in GONE:
                 log.error("the kernel takes no reply: %s", error.strerror)
 
-    def _hand_on(self, unique: int, header: bytes, data: FileRange) -> None:
-        """A reply whose data goes from the local file's pages to those of whoever asked."""
-        pipe = self._pipe
+    def _fill_pipe(self, unique: int, data: FileRange) -> bool:
+        """Put a reply whose data lies in a local file into the pipe, from where it goes to whoever asked before anything else.
+
+        False where the file cannot be read, of which pages in memory tell nothing: a cache's disk may fail where a store
+        does not.  It is lent no more.
+        """
         try:
-            pipe.fill(header, data)
+            self._pipe.fill(OUT_HEADER.pack(OUT_HEADER.size + len(data), 0, unique), data)
         except OSError as error:
-            log.error("a local file of blocks: %s", error.strerror)
-            self._answer(unique, -errno.EIO)
-        else:
-            pipe.empty_into(self._fd)
+            log.warning("a local file of blocks cannot be handed on, it is read instead: %s", error.strerror)
+            data.file.sound = False
+            return False
+        return True
 
     def _serve_other(self, number: int, unique: int, buffer: mmap.mmap) -> None:
         """What no handler is for.  The kernel learns from one ENOSYS that a request is not to be made again."""

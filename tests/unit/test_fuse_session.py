@@ -7,12 +7,14 @@ import struct
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, closing
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import trio
 
+from jfs.chunk.file_range import FileRange, LocalFile
 from jfs.errors import CorruptRecord, FsError
 from jfs.fuse import kernel, requests
 from jfs.fuse import session as session_module
@@ -129,6 +131,25 @@ async def test_large_replies_arrive_whole() -> None:
 
     async with serving({Op.READLINK: row("readlink", large, encode=lambda it: it)}) as side:
         assert await side.ask(Op.READLINK, b"\0") == (0, data)
+
+
+@pytest.mark.logs("cannot be handed on, it is read instead: it is too short")
+async def test_a_range_that_cannot_be_handed_on_is_asked_for_again(tmp_path: Path) -> None:
+    """A cache's disk may have lost what the store still has."""
+    (tmp_path / "data").write_bytes(b"0123456789")
+    file = LocalFile(os.open(tmp_path / "data", os.O_RDONLY))
+    sound: list[bool] = []
+
+    async def lend(cred: Cred, ino: int, name: bytes) -> FileRange | bytes:
+        sound.append(file.sound)
+        return FileRange(file, 4, ino) if file.sound else b"from elsewhere"
+
+    async with serving({Op.LOOKUP: row("lookup", lend, encode=lambda it: it)}) as side:
+        assert await side.ask(Op.LOOKUP, b"x\0", ino=6) == (0, b"456789")
+        assert await side.ask(Op.LOOKUP, b"x\0", ino=7) == (0, b"from elsewhere")
+        assert sound == [True, True, False]
+        file.sound = True
+        assert await side.ask(Op.LOOKUP, b"x\0", ino=1) == (0, b"4"), "what was in the pipe is gone"
 
 
 async def test_what_nobody_serves_is_refused_once_for_all() -> None:

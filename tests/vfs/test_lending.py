@@ -128,6 +128,16 @@ async def test_an_object_that_was_cut_short_is_an_error(tmp_path: Path) -> None:
             await m.vfs.read(handle.fh, 0, BLOCK)
 
 
+async def test_a_file_that_could_not_be_handed_on_is_read(tmp_path: Path) -> None:
+    async with lending(tmp_path) as (m, handle):
+        data = await m.vfs.read(handle.fh, 0, BLOCK)
+        assert isinstance(data, FileRange)
+        data.file.sound = False
+        for offset in (0, 1):
+            assert await m.vfs.read(handle.fh, offset, LEND_FROM) == DATA[offset : offset + LEND_FROM]
+        assert isinstance(await m.vfs.read(handle.fh, BLOCK, BLOCK), FileRange)
+
+
 async def test_compressed_blocks_are_not_lent(tmp_path: Path) -> None:
     async with lending(tmp_path / "a", compression="lz4", chunk={"compression": "lz4"}) as (m, handle):
         assert not m.vfs.blocks.lends
