@@ -73,7 +73,8 @@ class Descriptors:
         self._open: OrderedDict[str, LocalFile] = OrderedDict()
         self._used: set[str] = set()
         self.tells = True
-        """False once the file system has turned out to be one that does not know RWF_NOWAIT."""
+        """False once it has turned out that nobody tells us what is in memory: the file system does not know RWF_NOWAIT, or the
+        files are others' and the kernel keeps that to them."""
 
     def __len__(self) -> int:
         return len(self._open)

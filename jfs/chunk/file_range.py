@@ -65,11 +65,14 @@ def can_tell() -> bool:
 
 
 def is_in_memory(fd: int, offset: int, length: int) -> bool:
-    """Whether a read of the range would neither wait for a disk nor come short.  For the loop's thread; may raise OSError."""
+    """Whether a read of the range would neither wait for a disk nor come short.  For the loop's thread.
+
+    Raises OSError, EOPNOTSUPP where that cannot be told: by this file system, or to users who may not write the file.
+    """
     end = offset + length
     _RANGE.pack_into(_asked, 0, offset, length)
     if _syscall(_SYS_CACHESTAT, fd, _asked_at, _answer_at, 0) != 0:
-        return False
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
     pages: int = _PAGES_THERE.unpack_from(_answer)[0]
     wanted = (end - 1) // PAGE - offset // PAGE + 1
     return pages >= wanted and os.preadv(fd, _byte, end - 1, os.RWF_NOWAIT) == 1

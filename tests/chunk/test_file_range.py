@@ -42,6 +42,22 @@ def test_the_kernel_tells_what_it_holds(path: Path) -> None:
         assert not is_in_memory(fd, 0, SIZE)
 
 
+def test_whoever_may_not_be_told_does_not_ask_for_ever(path: Path) -> None:
+    """Since Linux 6.13 the kernel tells nothing of files that one could not write: then nothing has to be brought in either."""
+    files = Descriptors()
+    path.chmod(0o644)
+    assert files.lend(str(path), 0, PAGE) is not None
+    os.seteuid(65534)
+    try:
+        assert files.lend(str(path), 0, PAGE) is None
+    finally:
+        os.seteuid(0)
+    assert not files.tells
+    data = files.read(str(path), 0, PAGE)
+    assert data is not None
+    assert bytes(data) == path.read_bytes()[:PAGE]
+
+
 def test_a_range_beyond_the_end_is_not_there(path: Path) -> None:
     with path.open("rb") as file:
         assert not is_in_memory(file.fileno(), SIZE - 10, 11)
