@@ -176,8 +176,8 @@ class BlockStore:
 
     @property
     def brings_in(self) -> bool:
-        """Whether `lend` may find after `bring_in` what it did not find before."""
-        return self._local and self._descriptors.tells
+        """Whether `lend` may find after `bring_in` what it did not find before, and a cache has no part in it."""
+        return self._local and not self._caching and self._descriptors.tells
 
     async def bring_in(self, slice_id: int, size: int, offset: int, length: int) -> None:
         """Have a range within one block of a local store brought into memory, where `lend` finds it."""

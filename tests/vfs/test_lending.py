@@ -187,6 +187,25 @@ async def test_what_was_read_ahead_goes_once_it_was_read(tmp_path: Path) -> None
         await m.close(handle)
 
 
+@pytest.mark.parametrize("level", ["none", "extend"])
+async def test_a_cache_keeps_its_part_before_a_store_of_files(tmp_path: Path, level: str) -> None:
+    """It was given because the store is slow: what the disk has to be asked for comes from there, or goes into it."""
+    options = {"cache_dirs": [str(tmp_path / "cache")], "uuid": "u", "verify_cache_checksum": level}
+    cache = DiskCache(ChunkOptions(block_size=BLOCK, cache_large_write=False, **options))  # type: ignore[arg-type]
+    async with lending(tmp_path, cache=cache, chunk=options) as (m, handle):
+        cache.dirs[0].scan()
+        (record,) = await m.records(handle)
+        drop_pages(objects(tmp_path))
+        assert not m.vfs.blocks.holds(record.id, record.size, 1)
+        assert loaded(await m.vfs.read(handle.fh, BLOCK, BLOCK)) == DATA[BLOCK : 2 * BLOCK]
+        cache.wait_written()
+        assert m.vfs.blocks.holds(record.id, record.size, 1)
+        drop_pages(objects(tmp_path))
+        hits = m.vfs.blocks.stats.hits
+        assert loaded(await m.vfs.read(handle.fh, BLOCK, BLOCK)) == DATA[BLOCK : 2 * BLOCK]
+        assert m.vfs.blocks.stats.hits == hits + 1
+
+
 async def test_nothing_is_lent_to_whoever_did_not_ask_for_it(tmp_path: Path) -> None:
     async with lending(tmp_path) as (m, handle):
         m.vfs.reader.lend_most = 0
