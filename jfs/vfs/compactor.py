@@ -57,6 +57,9 @@ class Compactor:
         self._durability = durability
         self._queue: dict[tuple[Ino, int], int] = {}
         self._under_way: dict[tuple[Ino, int], trio.Event] = {}
+        self._fruitless: dict[tuple[Ino, int], int] = {}
+        """Chunks that stay as they are while they have so many records or segments: pieces far from each other, say.  Each read
+        finds them again."""
         self._waiting = trio.lowlevel.ParkingLot()
         self._scope: trio.CancelScope | None = None
         self._stopped = False
@@ -71,7 +74,8 @@ class Compactor:
 
     def after_read(self, ino: Ino, index: int, count: int) -> None:
         """A read found `count` records or segments, at least five."""
-        self._ask(ino, index, count)
+        if self._fruitless.get((ino, index)) != count:
+            self._ask(ino, index, count)
 
     def _ask(self, ino: Ino, index: int, count: int) -> None:
         if len(self._queue) < QUEUE or (ino, index) in self._queue:
@@ -93,8 +97,14 @@ class Compactor:
                 if not self._queue:
                     continue
                 key = max(self._queue, key=self._queue.__getitem__)
-                del self._queue[key]
-                await self.compact(*key)
+                await self.compact(*key, count=self._queue.pop(key))
+
+    def _give_up(self, key: tuple[Ino, int], count: int) -> None:
+        """There is nothing to do about a chunk of so many records or segments."""
+        if len(self._fruitless) >= QUEUE:
+            self._fruitless.clear()
+        if count:
+            self._fruitless[key] = count
 
     async def _calm(self) -> None:
         """Return when the mount is idle, some chunk's list has become urgent, or a writer has seen to the last of them."""
@@ -110,15 +120,18 @@ class Compactor:
             self._queue.pop((ino, index), None)
             await self.compact(ino, index, eager=True)
 
-    async def compact(self, ino: Ino, index: int, *, eager: bool = False) -> bool:
-        """Compact one chunk if it is worth it; whether it was done.  A failure is logged: the old slices are as good."""
+    async def compact(self, ino: Ino, index: int, *, eager: bool = False, count: int = 0) -> bool:
+        """Compact one chunk if it is worth it; whether it was done.  A failure is logged: the old slices are as good.
+
+        `count`: what a read found in it, 0 where no read has asked.
+        """
         try:
-            return await self.rewrite(ino, index, eager=eager)
+            return await self.rewrite(ino, index, eager=eager, count=count)
         except (FsError, StoreError, CorruptRecord, OSError) as error:
             log.warning("compaction of inode %d chunk %d failed: %s", ino, index, error)
             return False
 
-    async def rewrite(self, ino: Ino, index: int, *, eager: bool = True) -> bool:
+    async def rewrite(self, ino: Ino, index: int, *, eager: bool = True, count: int = 0) -> bool:
         """The same with failures raised: FsError, StoreError, CorruptRecord, OSError.  `eager`: without resting."""
         key = ino, index
         while key in self._under_way:
@@ -127,6 +140,7 @@ class Compactor:
         try:
             plan = await self._meta.compaction_candidate(ino, index)
             if plan is None:
+                self._give_up(key, count)
                 return False
             ids = [await self._meta.new_slice_id() for _ in range(plan.ids)]
             return await self._rewrite(plan, ids, eager=eager)

@@ -310,7 +310,7 @@ async def recorded(m: Mounted, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     """Chunks in the order in which the background comes to them; nothing is compacted."""
     seen: list[tuple[Ino, int]] = []
 
-    async def compact(self: Compactor, ino: Ino, index: int, *, eager: bool = False) -> bool:
+    async def compact(self: Compactor, ino: Ino, index: int, *, eager: bool = False, count: int = 0) -> bool:
         seen.append((ino, index))
         return True
 
@@ -328,6 +328,37 @@ async def test_the_longest_list_is_first(monkeypatch: pytest.MonkeyPatch) -> Non
         compactor.after_write(8, 0, 200)  # no trigger
         await eventually_async(lambda: len(seen) == 3)
         assert seen == [(6, 1), (7, 0), (5, 0)]
+
+
+async def test_a_chunk_that_stays_as_it_is_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces far from each other are found by every read; on TiKV each look would be a round trip."""
+    monkeypatch.setattr(compactor_module, "CALM_S", 0.01)
+    async with mounted() as m:
+        m.vfs.reader.records_ttl_s = 0.0
+        looks = 0
+        candidate = m.meta.compaction_candidate
+
+        async def counted(ino: Ino, index: int) -> CompactionPlan | None:
+            nonlocal looks
+            looks += 1
+            return await candidate(ino, index)
+
+        monkeypatch.setattr(m.meta, "compaction_candidate", counted)
+        handle = await m.create(b"f")
+        for number in range(6):
+            await m.write(handle, number * 8 * MIB, b"apart")
+            await m.vfs.flush(handle.fh)
+        await m.read(handle, 0, 100)
+        await eventually_async(lambda: looks == 1)
+        for _ in range(3):
+            await m.read(handle, 0, 100)
+            await trio.sleep(0.03)
+        assert looks == 1
+        await m.write(handle, 50 * MIB, b"one more")
+        await m.vfs.flush(handle.fh)
+        await m.read(handle, 0, 100)
+        await eventually_async(lambda: looks == 2)
+        await m.close(handle)
 
 
 async def test_an_urgent_list_does_not_wait_for_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
