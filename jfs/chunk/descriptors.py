@@ -11,12 +11,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
-from jfs.chunk.file_range import FileRange, LocalFile, is_in_memory
+from jfs.chunk.file_range import STEP, FileRange, LocalFile, is_in_memory
 
 MOST: Final = 2048
-STEP: Final = 128 << 10
-"""Disks answer large requests in pieces of about this size."""
-
 SHARE: Final = 8
 """Of the files that the process may have open, one in so many."""
 
@@ -111,16 +108,11 @@ class Descriptors:
         return file
 
     def _add(self, path: str) -> LocalFile:
-        file = self._open[path] = LocalFile(open_cached(path))
+        file = self._open[path] = LocalFile(open_cached(path), path)
         if len(self._open) > self._capacity:
             oldest, _ = self._open.popitem(last=False)
             self._used.discard(oldest)
         return file
-
-    @staticmethod
-    def want(path: str) -> None:
-        """Ask the kernel to bring the file into memory; may wait for the disk, so it is for threads."""
-        bring_in(path, 0, 0, wait=False)
 
     def drop(self, path: str) -> None:
         """Close the file's descriptor: a removed file's space comes back only then."""

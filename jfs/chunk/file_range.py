@@ -1,7 +1,7 @@
 """Ranges of local files whose bytes the kernel holds in memory: to be handed on by splice(2), without a copy in ours.
 
-cachestat(2) (Linux 6.5) tells whether all pages are there, a read of the last byte that must not wait whether they are filled
-(read-ahead fills them in order) and whether the file is as long as it should be.  Without cachestat nothing is lent.
+cachestat(2) (Linux 6.5) tells whether all pages are there, reads of single bytes that must not wait whether they are filled
+and whether the file is as long as it should be.  Without cachestat nothing is lent.
 """
 
 import ctypes
@@ -11,6 +11,8 @@ from struct import Struct
 from typing import Final
 
 PAGE: Final = 4096
+STEP: Final = 128 << 10
+"""Disks answer large requests in pieces of about this size, not always in order."""
 
 _SYS_CACHESTAT: Final = 451
 _RANGE: Final = Struct("=QQ")
@@ -22,6 +24,7 @@ _syscall = ctypes.PyDLL(None).syscall
 _syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint)
 _syscall.restype = ctypes.c_long
 
+# Made once: nobody resizes them, so their addresses stay.
 _asked = bytearray(_RANGE.size)
 _answer = bytearray(_ANSWER_BYTES)
 _asked_at = ctypes.addressof((ctypes.c_char * _RANGE.size).from_buffer(_asked))
@@ -32,10 +35,11 @@ _byte = (bytearray(1),)
 class LocalFile:
     """A file open for reading, until nobody refers to it any more: a range that is lent outlives the closing of its name."""
 
-    __slots__ = ("fd", "sound")
+    __slots__ = ("fd", "path", "sound")
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, path: str) -> None:
         self.fd = fd
+        self.path = path
         self.sound = True
         """False once a range of it could not be handed on: from then on it is read, which knows what to do about faults."""
 
@@ -74,5 +78,11 @@ def is_in_memory(fd: int, offset: int, length: int) -> bool:
     if _syscall(_SYS_CACHESTAT, fd, _asked_at, _answer_at, 0) != 0:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
     pages: int = _PAGES_THERE.unpack_from(_answer)[0]
-    wanted = (end - 1) // PAGE - offset // PAGE + 1
-    return pages >= wanted and os.preadv(fd, _byte, end - 1, os.RWF_NOWAIT) == 1
+    if pages < (end - 1) // PAGE - offset // PAGE + 1:
+        return False
+    place = end - 1
+    while place >= offset:
+        if os.preadv(fd, _byte, place, os.RWF_NOWAIT) != 1:
+            return False
+        place -= STEP
+    return True

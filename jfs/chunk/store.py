@@ -95,7 +95,7 @@ class BlockStore:
         self._downloads = trio.CapacityLimiter(options.max_downloads)
         self._cache_reads = trio.CapacityLimiter(CACHE_READS)
         self._inline_from = 0.0
-        self._put_s = 0.0
+        self._mean_put_s = 0.0
         self._unsynced: set[str] = set()
         self._many_unsynced = trio.Event()
         self._sync_round: _SyncRound | None = None
@@ -163,9 +163,8 @@ class BlockStore:
         key = block_key(slice_id, index, whole, hash_prefix=self.options.hash_prefix)
         if self._cache is not None:
             cached = self._cache.lend(key, whole, inside, length)
-            if cached is not None or not self._local:
-                if cached is not None:
-                    self._count_hit(length)
+            if cached is not None:
+                self._count_hit(length)
                 return cached
         path = self._store.local_path(key) if self._local else None
         lent = None if path is None else self._descriptors.lend(path, inside, length)
@@ -462,7 +461,7 @@ class BlockStore:
         start = time.monotonic()
         staged = await self.staging.put(key, data, inline=inline)
         if inline:
-            self._took(time.monotonic() - start)
+            self._note_put_time(time.monotonic() - start)
         return staged
 
     async def _put_object(self, key: str, data: Buffer, *, mark: bool) -> bytes:
@@ -476,11 +475,11 @@ class BlockStore:
         finally:
             self.stats.uploading -= 1
 
-    def _took(self, seconds: float) -> None:
+    def _note_put_time(self, seconds: float) -> None:
         """A call on the loop took so long: whether the next ones go to threads."""
-        self._put_s += (seconds - self._put_s) / MEAN_PUTS
-        if self._put_s > SLOW_PUT_S:
-            self._put_s = 0.0
+        self._mean_put_s += (seconds - self._mean_put_s) / MEAN_PUTS
+        if self._mean_put_s > SLOW_PUT_S:
+            self._mean_put_s = 0.0
             self._inline_from = time.monotonic() + SLOW_PUT_MEMORY_S
 
     def _put_inline(self, key: str, data: Buffer) -> bool:
@@ -493,7 +492,7 @@ class BlockStore:
         except StoreError as error:
             log.warning("put %s: %s; trying again", key, error)
             return False
-        self._took(time.monotonic() - start)
+        self._note_put_time(time.monotonic() - start)
         self.stats.put.bytes += len(data)
         return True
 
@@ -658,7 +657,7 @@ class BlockStore:
             if not wanted and not self._caching:
                 path = self._store.local_path(key)
                 if path is not None:
-                    await trio.to_thread.run_sync(self._descriptors.want, path)
+                    await trio.to_thread.run_sync(partial(bring_in, path, 0, 0, wait=False))
             elif self._cache is not None and not self._cache.holds(key):
                 try:
                     await self._load(key, size, wanted)

@@ -283,7 +283,7 @@ class Session:
         try:
             self._pipe.fill(OUT_HEADER.pack(OUT_HEADER.size + len(data), 0, unique), data)
         except OSError as error:
-            log.warning("a local file of blocks cannot be handed on, it is read instead: %s", error.strerror)
+            log.warning("%s cannot be handed on, it is read instead: %s", data.file.path, error.strerror)
             data.file.sound = False
             return False
         return True

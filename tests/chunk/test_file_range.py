@@ -97,7 +97,7 @@ def test_a_range_outlives_its_file_and_its_place_in_the_table(path: Path) -> Non
 
 def test_descriptors_are_closed_when_nobody_needs_them(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
-    file = LocalFile(fd)
+    file = LocalFile(fd, str(path))
     del file
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)

@@ -29,7 +29,7 @@ def data(tmp_path: Path) -> bytes:
 
 
 def lent(tmp_path: Path, offset: int, length: int) -> FileRange:
-    return FileRange(LocalFile(os.open(tmp_path / "data", os.O_RDONLY)), offset, length)
+    return FileRange(LocalFile(os.open(tmp_path / "data", os.O_RDONLY), "data"), offset, length)
 
 
 def sent(pipe: Pipe, tmp_path: Path, header: bytes, data: FileRange) -> bytes:

@@ -133,11 +133,11 @@ async def test_large_replies_arrive_whole() -> None:
         assert await side.ask(Op.READLINK, b"\0") == (0, data)
 
 
-@pytest.mark.logs("cannot be handed on, it is read instead: it is too short")
+@pytest.mark.logs("the data cannot be handed on, it is read instead: it is too short")
 async def test_a_range_that_cannot_be_handed_on_is_asked_for_again(tmp_path: Path) -> None:
     """A cache's disk may have lost what the store still has."""
     (tmp_path / "data").write_bytes(b"0123456789")
-    file = LocalFile(os.open(tmp_path / "data", os.O_RDONLY))
+    file = LocalFile(os.open(tmp_path / "data", os.O_RDONLY), "the data")
     sound: list[bool] = []
 
     async def lend(cred: Cred, ino: int, name: bytes) -> FileRange | bytes:
