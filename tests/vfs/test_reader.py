@@ -158,7 +158,7 @@ async def test_a_bug_in_the_background_does_not_end_the_mount(monkeypatch: pytes
     monkeypatch.setattr(compactor_module, "CALM_S", 0.01)
     asked = 0
 
-    async def buggy(ino: int, index: int) -> bool:
+    async def buggy(ino: int, index: int, *, count: int) -> bool:
         nonlocal asked
         asked += 1
         raise ZeroDivisionError
