@@ -15,6 +15,7 @@ import trio
 from jfs.errors import FsError
 from jfs.fuse import device, mounting, replies, requests
 from jfs.fuse.kernel import Op
+from jfs.fuse.pipe import Pipe
 from jfs.fuse.replies import Replies, Timeouts
 from jfs.fuse.session import Row, Session
 from jfs.meta.types import ROOT_INO, TYPE_DIR, TYPE_FILE, Attr, Cred, Entry, Ino
@@ -103,7 +104,7 @@ async def serve(path: str) -> None:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, mounting.tune_kernel, path)
-            await Session(mounted.fd, nothing.rows(), nothing, Counter(), nothing).serve()
+            await Session(mounted.fd, nothing.rows(), nothing, Counter(), nothing, Pipe()).serve()
     finally:
         mounted.close()
 
