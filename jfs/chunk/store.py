@@ -123,9 +123,12 @@ class BlockStore:
 
     def holds(self, slice_id: int, size: int, index: int) -> bool:
         """Whether a block is in the cache."""
+        return self._cache is not None and self._cache.holds(self._block(slice_id, size, index)[0])
+
+    def _block(self, slice_id: int, size: int, index: int) -> tuple[str, int]:
+        """The key and the length of a slice's block."""
         length = block_length(size, index, self.options.block_size)
-        key = block_key(slice_id, index, length, hash_prefix=self.options.hash_prefix)
-        return self._cache is not None and self._cache.holds(key)
+        return block_key(slice_id, index, length, hash_prefix=self.options.hash_prefix), length
 
     def read_now(
         self, slice_id: int, size: int, offset: int, length: int, fingerprint: bytes = b""
@@ -155,12 +158,10 @@ class BlockStore:
 
         What is lent is to be used before anything else is awaited.  Nothing is that has to be checked or decoded.
         """
-        block_size = self.options.block_size
-        index, inside = divmod(offset, block_size)
-        whole = block_length(size, index, block_size)
+        index, inside = divmod(offset, self.options.block_size)
+        key, whole = self._block(slice_id, size, index)
         if inside + length > whole:
             return None
-        key = block_key(slice_id, index, whole, hash_prefix=self.options.hash_prefix)
         if self._cache is not None:
             cached = self._cache.lend(key, whole, inside, length)
             if cached is not None:
@@ -181,8 +182,7 @@ class BlockStore:
     async def bring_in(self, slice_id: int, size: int, offset: int, length: int) -> None:
         """Have a range within one block of a local store brought into memory, where `lend` finds it."""
         index, inside = divmod(offset, self.options.block_size)
-        whole = block_length(size, index, self.options.block_size)
-        key = block_key(slice_id, index, whole, hash_prefix=self.options.hash_prefix)
+        key, _ = self._block(slice_id, size, index)
         path = self._store.local_path(key) if self._local else None
         if path is not None:
             read_in = partial(bring_in, path, inside, length, wait=True)
@@ -224,8 +224,7 @@ class BlockStore:
             self._cache = MemoryCache(DECODED_BYTES)  # reading on must not read and check the block again
 
         async def fetch(index: int, inside: int, part: int) -> Buffer:
-            whole = block_length(size, index, block_size)
-            key = block_key(slice_id, index, whole, hash_prefix=self.options.hash_prefix)
+            key, whole = self._block(slice_id, size, index)
             return await self._read_part(key, whole, inside, part, part_of(fingerprint, index))
 
         if len(ranges) == 1:
@@ -605,9 +604,8 @@ class BlockStore:
         """Bring a block into the cache soon (a local store's: into the kernel's), if there is one and time for it."""
         if self._cache is None and not self._local:
             return
-        length = block_length(size, index, self.options.block_size)
+        key, length = self._block(slice_id, size, index)
         if length > 0:
-            key = block_key(slice_id, index, length, hash_prefix=self.options.hash_prefix)
             self._prefetch(key, length, part_of(fingerprint, index))
 
     def _prefetch(self, key: str, size: int, wanted: bytes) -> None:
