@@ -9,10 +9,20 @@ import pytest
 from jfs.meta.engines import open_engine
 from jfs.meta.kv.memory import MemoryEngine
 from jfs.meta.run import run_inline
+from jfs.meta.sql.sqlite3 import Sqlite3Engine
 from jfs.meta.transaction import Engine
 from tests.tikv.cluster import Cluster
 
 _volumes = itertools.count(1)
+
+
+@pytest.fixture
+def sqlite3_engine(tmp_path: Path) -> Generator[Sqlite3Engine, None, None]:
+    """The embedded engine alone, on a fresh database."""
+    made = Sqlite3Engine(str(tmp_path / "meta.db"), create=True)
+    run_inline(made.prepare())
+    yield made
+    run_inline(made.close())
 
 
 @pytest.fixture(params=["memory", "sqlite3", "tikv"])

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import trio
 import trio.testing
 
 from jfs.errors import FsError
-from jfs.meta.run import run, run_inline
+from jfs.meta.run import run
 from jfs.meta.sql import sqlite3 as engine_module
 from jfs.meta.sql.durability import SyncRounds
 from jfs.meta.sql.sqlite3 import Sqlite3Engine
@@ -21,11 +20,8 @@ from jfs.meta.transaction import Transaction
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Generator[Sqlite3Engine, None, None]:
-    made = Sqlite3Engine(str(tmp_path / "meta.db"), create=True)
-    run_inline(made.prepare())
-    yield made
-    run_inline(made.close())
+def engine(sqlite3_engine: Sqlite3Engine) -> Sqlite3Engine:
+    return sqlite3_engine
 
 
 async def put_symlink(tx: Transaction, ino: int, size: int) -> None:

@@ -34,11 +34,8 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "sqlite-ops.json").r
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Generator[Sqlite3Engine, None, None]:
-    made = Sqlite3Engine(str(tmp_path / "meta.db"), create=True)
-    run_inline(made.prepare())
-    yield made
-    run_inline(made.close())
+def engine(sqlite3_engine: Sqlite3Engine) -> Sqlite3Engine:
+    return sqlite3_engine
 
 
 @pytest.fixture

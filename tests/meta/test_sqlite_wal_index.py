@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jfs.meta.run import read, run, run_inline
+from jfs.meta.run import read, run
 from jfs.meta.sql import wal_index
 from jfs.meta.sql.sqlite3 import Sqlite3Engine
 from jfs.meta.sql.wal_index import WalIndex, watch
@@ -19,11 +19,8 @@ from tests.meta.volumes import START_NS, Clock, connect, new_volume
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Generator[Sqlite3Engine, None, None]:
-    made = Sqlite3Engine(str(tmp_path / "meta.db"), create=True)
-    run_inline(made.prepare())
-    yield made
-    run_inline(made.close())
+def engine(sqlite3_engine: Sqlite3Engine) -> Sqlite3Engine:
+    return sqlite3_engine
 
 
 def index_of(engine: Sqlite3Engine) -> WalIndex:

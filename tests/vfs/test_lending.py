@@ -15,6 +15,7 @@ from jfs.chunk.file_range import FileRange
 from jfs.chunk.options import ChunkOptions
 from jfs.errors import FsError
 from jfs.object.file import FileStore
+from jfs.object.store import ObjectStore
 from jfs.vfs.handles import Handle
 from jfs.vfs.reader import LEND_FROM
 from tests.deadline import eventually_async
@@ -25,10 +26,13 @@ DATA = pattern(SIZE)
 
 
 @asynccontextmanager
-async def lending(tmp_path: Path, **options: Any) -> AsyncGenerator[tuple[Mounted, Handle], None]:
-    """A file on a `file` store, whose reader may lend."""
-    store = FileStore(f"{tmp_path}/objects/")
-    store.create()
+async def lending(
+    tmp_path: Path, store: ObjectStore | None = None, **options: Any
+) -> AsyncGenerator[tuple[Mounted, Handle], None]:
+    """A file whose reader may lend, on a `file` store if no other is given."""
+    if store is None:
+        store = FileStore(f"{tmp_path}/objects/")
+        store.create()
     async with mounted(store=store, **options) as m:
         m.vfs.reader.lend_most = MIB
         handle = await m.create(b"f")
@@ -37,6 +41,12 @@ async def lending(tmp_path: Path, **options: Any) -> AsyncGenerator[tuple[Mounte
         handle = await m.open(b"f", RDONLY)
         yield m, handle
         await m.close(handle)
+
+
+def cached(tmp_path: Path, level: str, **options: Any) -> tuple[DiskCache, dict[str, Any]]:
+    """A disk cache, and the options that it was made with."""
+    chosen = {"cache_dirs": [str(tmp_path / "cache")], "uuid": "u", "verify_cache_checksum": level}
+    return DiskCache(ChunkOptions(block_size=BLOCK, **options, **chosen)), chosen  # type: ignore[arg-type]
 
 
 def loaded(data: Any) -> bytes:
@@ -146,33 +156,20 @@ async def test_compressed_blocks_are_not_lent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("level", "lent"), [("none", True), ("full", False), ("shrink", False), ("extend", False)])
 async def test_cached_blocks_are_lent_where_they_need_no_check(tmp_path: Path, level: str, *, lent: bool) -> None:
-    options = {"cache_dirs": [str(tmp_path / "cache")], "uuid": "u", "verify_cache_checksum": level}
-    cache = DiskCache(ChunkOptions(block_size=BLOCK, **options))  # type: ignore[arg-type]
-    async with mounted(store=ScriptedStore(), cache=cache, chunk=options) as m:
-        m.vfs.reader.lend_most = MIB
-        handle = await m.create(b"f")
-        await m.write(handle, 0, DATA)
-        await m.close(handle)
-        handle = await m.open(b"f", RDONLY)
+    cache, options = cached(tmp_path, level)
+    async with lending(tmp_path, ScriptedStore(), cache=cache, chunk=options) as (m, handle):
         assert loaded(await m.vfs.read(handle.fh, 0, BLOCK)) == DATA[:BLOCK]
         cache.wait_written()
         data = await m.vfs.read(handle.fh, 0, BLOCK)
         assert loaded(data) == DATA[:BLOCK]
         assert isinstance(data, FileRange) == lent
         assert m.vfs.blocks.lends == (level != "extend")
-        await m.close(handle)
 
 
 async def test_what_was_read_ahead_goes_once_it_was_read(tmp_path: Path) -> None:
     """Were a cache's copy lent in its place it would keep its room, and reading ahead would end for want of some."""
-    options = {"cache_dirs": [str(tmp_path / "cache")], "uuid": "u", "verify_cache_checksum": "none"}
-    cache = DiskCache(ChunkOptions(block_size=BLOCK, **options))  # type: ignore[arg-type]
-    async with mounted(store=ScriptedStore(), cache=cache, chunk=options) as m:
-        m.vfs.reader.lend_most = MIB
-        handle = await m.create(b"f")
-        await m.write(handle, 0, DATA)
-        await m.close(handle)
-        handle = await m.open(b"f", RDONLY)
+    cache, options = cached(tmp_path, "none")
+    async with lending(tmp_path, ScriptedStore(), cache=cache, chunk=options) as (m, handle):
         cache.dirs[0].scan()
         (record,) = await m.records(handle)
         ahead = m.vfs.reader.ahead
@@ -184,14 +181,12 @@ async def test_what_was_read_ahead_goes_once_it_was_read(tmp_path: Path) -> None
             assert loaded(await m.vfs.read(handle.fh, offset, BLOCK // 2)) == DATA[offset : offset + BLOCK // 2]
         assert ahead.used == 0
         assert isinstance(await m.vfs.read(handle.fh, BLOCK, BLOCK), FileRange)
-        await m.close(handle)
 
 
 @pytest.mark.parametrize("level", ["none", "extend"])
 async def test_a_cache_keeps_its_part_before_a_store_of_files(tmp_path: Path, level: str) -> None:
     """It was given because the store is slow: what the disk has to be asked for comes from there, or goes into it."""
-    options = {"cache_dirs": [str(tmp_path / "cache")], "uuid": "u", "verify_cache_checksum": level}
-    cache = DiskCache(ChunkOptions(block_size=BLOCK, cache_large_write=False, **options))  # type: ignore[arg-type]
+    cache, options = cached(tmp_path, level, cache_large_write=False)
     async with lending(tmp_path, cache=cache, chunk=options) as (m, handle):
         cache.dirs[0].scan()
         (record,) = await m.records(handle)
