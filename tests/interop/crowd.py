@@ -52,7 +52,11 @@ class Job:
     mounts: list[str]
     """Where it works; which one is drawn for each step."""
     ours: list[str]
-    """The mounts of jfs: only it keeps directories from moving into each other, whatever other mounts do."""
+    """The mounts of jfs: only it keeps directories from moving into each other, whatever other mounts do.
+
+    And only its rename looks whether the trash has the replaced hard link already: the peer's puts a second one under
+    the same name, or fails with EIO where the metadata are in SQL, and one link is counted too many.
+    """
     uncached: bool
     """Nothing is kept by the kernels: what one mount does, the others see at once."""
     trash: bool
@@ -81,6 +85,10 @@ class Worker:
     def root(self) -> Path:
         self.mount = Path(self.dice.choice(self.job.mounts))
         return self.mount
+
+    def replacing_root(self) -> None:
+        """Draw a mount whose rename may replace a file."""
+        self.mount = Path(self.dice.choice(self.job.ours if self.job.trash else self.job.mounts))
 
     def run(self) -> None:
         for folder in self.folders:
@@ -149,7 +157,8 @@ class Worker:
 
     def move(self) -> None:
         name, target = self.mine(), self.dice.choice([self.fresh(), self.mine()])
-        os.rename(self.root() / name, self.mount / target)
+        self.replacing_root()
+        os.rename(self.mount / name, self.mount / target)
         if self.files[name] is not self.files.get(target):
             self.files[target] = self.files.pop(name)
 
@@ -181,7 +190,7 @@ class Worker:
             lambda path: os.truncate(path, self.dice.randrange(50_000)),
             os.unlink,
             lambda path: os.link(path, self.place()),
-            lambda path: os.rename(path, self.place()),
+            self.move_file,
             lambda path: path.read_bytes(),
             lambda path: [os.lstat(path.parent / name) for name in os.listdir(path.parent)],
             lambda path: os.mkdir(path.parent / self.folder()),
@@ -222,6 +231,10 @@ class Worker:
             os.write(descriptor, self.some_bytes())
         finally:
             os.close(descriptor)
+
+    def move_file(self, path: Path) -> None:
+        self.replacing_root()
+        os.rename(self.place(), self.place())
 
     def move_folder(self, path: Path) -> None:
         self.mount = Path(self.dice.choice(self.job.ours))
