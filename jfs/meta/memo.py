@@ -2,7 +2,8 @@
 
 An engine that can tell whether anything was committed, by whomever, without a transaction (`Engine.watch`) makes repeated
 reads nearly free, and they are as fresh as a transaction's: each begins with a look, and what is known is forgotten with the
-first commit.  A result is kept only if the engine looked the same before the read and after it.
+first commit; with one of this engine only what it changed.  A result is kept only if the engine looked the same before the
+read and after it.
 """
 
 import errno
@@ -14,7 +15,7 @@ import msgspec
 from jfs.errors import FsError
 from jfs.meta import files, inodes, namespace
 from jfs.meta.run import read
-from jfs.meta.transaction import Engine, Watch
+from jfs.meta.transaction import EVERYTHING, Engine, Place, Watch
 from jfs.meta.types import Attr, Entry, Ino, Slice
 
 # About 0.4 KB for an inode with its name, which are two.
@@ -26,7 +27,7 @@ NOBODY: Final[Ino] = 0
 """What a name points at that is not there."""
 
 # An inode's attributes by its number, a name's inode by directory and name, a chunk's records by inode and index.
-Known = dict[Ino | tuple[Ino, bytes] | tuple[Ino, int], Any]
+Known = dict[Place, Any]
 
 
 class Memo:
@@ -41,6 +42,7 @@ class Memo:
         self._seen: bytes | None = None
         """How the engine looked when what is known was read; None: it had nothing to say."""
         self._known: Known = {}
+        watch.followers.append(self._follow)
 
     async def getattr(self, ino: Ino) -> Attr:
         """`inodes.getattr`"""
@@ -89,6 +91,17 @@ class Memo:
             self._known = {}
             self._seen = seen if self._settled(seen) else None
         return self._known
+
+    def _follow(self, before: bytes, after: bytes, changed: list[Place]) -> None:
+        """What was true before a commit, and was not changed by it, is true after it."""
+        if self._seen != before or EVERYTHING in changed:
+            return
+        forget = self._known.pop
+        for place in changed:
+            forget(place, None)
+            if type(place) is int:
+                forget((place, b".."), None)
+        self._seen = after
 
     def _is_still_true(self, known: Known) -> bool:
         """Whether a read that has just been made may join what was known when it was begun; there is room for it then.

@@ -10,9 +10,9 @@ cannot be decoded raises `CorruptRecord` naming its key.  Objects returned by re
 `Attr` and put it back.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Final, Protocol
 
 from jfs.meta.types import (
     Attr,
@@ -337,8 +337,19 @@ class ChargedTransaction(Transaction, Protocol):
     charges: Charges
 
 
+Place = Ino | tuple[Ino, bytes] | tuple[Ino, int]
+"""What a transaction changes: an inode's attributes, a name in a directory, a chunk's records."""
+
+EVERYTHING: Final[Ino] = 0
+"""Among the places that a transaction changed: what it did may be told by others than those."""
+
+
 class Watch(Protocol):
     """Tells without a transaction whether anything was committed, by whomever."""
+
+    followers: list[Callable[[bytes, bytes, list[Place]], None]]
+    """Called with the look before a commit of this engine, the look after it, and all that it changed of those places,
+    where nobody else's commit can have come between the two looks."""
 
     def look(self) -> bytes:
         """While it stays the same, each new transaction reads what the one before read, if it is `settled`."""

@@ -16,7 +16,8 @@ from jfs.meta.inodes import AttrChange
 from jfs.meta.memo import MOST_RECORDS, Memo
 from jfs.meta.run import run, run_inline
 from jfs.meta.sql.sqlite3 import Sqlite3Engine, Sqlite3Transaction
-from jfs.meta.transaction import Engine, Transaction
+from jfs.meta.sql.wal_index import WalIndex
+from jfs.meta.transaction import Engine, Place, Transaction
 from jfs.meta.types import ROOT, ROOT_INO, TYPE_DIR, Attr, Entry, Ino, Slice
 from tests.meta.volumes import append, connect, fails, make_file, new_volume
 
@@ -160,6 +161,91 @@ async def test_long_lists_of_records_are_not_kept(engine: Counting) -> None:
         count = engine.reads
         assert await client.read_chunk(ino, 0) == again
         assert engine.reads == count + (number == MOST_RECORDS)
+
+
+# -- own commits
+
+
+async def test_own_changes_end_only_what_they_change(engine: Counting) -> None:
+    client = await new_volume(engine)
+    ino = (await make_file(client, b"file")).ino
+    record = await append(client, ino, 0, 0, 4096)
+    known: list[Callable[[], Awaitable[object]]] = [
+        lambda: client.lookup(ROOT, ROOT_INO, b"file"),
+        lambda: client.getattr(ino),
+        lambda: client.read_chunk(ino, 0),
+        lambda: client.read_chunk(ino, 1),
+    ]
+    first = [await read() for read in known]
+    for number in range(20):
+        made = await make_file(client, b"other %d" % number)
+        await append(client, made.ino, 0, 0, 4096)
+        await chmod(client, made.ino, 0o600 + number)
+        await client.rename(ROOT, ROOT_INO, b"other %d" % number, ROOT_INO, b"moved", 0)
+        count = engine.reads
+        assert [await read() for read in known] == first
+        assert engine.reads == count
+    await append(client, ino, 0, 4096, 4096)
+    records = await client.read_chunk(ino, 0)
+    assert records[0] == record
+    assert len(records) == 2
+    assert engine.reads == count + 1
+
+
+async def test_a_file_that_is_gone_has_no_chunks(engine: Counting) -> None:
+    client = await new_volume(engine)
+    ino = (await make_file(client, b"file")).ino
+    assert await client.read_chunk(ino, 3) == []
+    await client.unlink(ROOT, ROOT_INO, b"file", skip_trash=True)
+    await fails(errno.ENOENT, client.read_chunk(ino, 3))
+
+
+async def test_what_is_above_a_directory_that_moves(engine: Counting) -> None:
+    client = await new_volume(engine)
+    first, second, moving = [
+        (await client.mkdir(ROOT, ROOT_INO, name, 0o755)).ino for name in (b"first", b"second", b"moving")
+    ]
+    for target in (first, second, first):
+        source = (await client.lookup(ROOT, moving, b"..")).ino
+        assert await client.lookup(ROOT, moving, b".") == Entry(moving, await client.getattr(moving))
+        await client.rename(ROOT, source, b"moving", target, b"moving", 0)
+        await client.getattr(source)
+        assert (await client.lookup(ROOT, moving, b"..")).ino == target
+
+
+@pytest.mark.parametrize("moment", ["in the transaction", "behind its commit", "with a checkpoint"])
+async def test_the_commit_of_another_beside_ones_own(
+    engine: Counting, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Nothing outlives it, however close the two are."""
+    client = await new_volume(engine)
+    ino = (await make_file(client, b"file")).ino
+    unrelated = (await make_file(client, b"unrelated")).ino
+    index = engine.index
+    assert index is not None
+    real = index.committed
+
+    def change(mode: int) -> None:
+        other.execute("UPDATE jfs_node SET mode=? WHERE inode=?", (mode, ino))
+        if moment == "with a checkpoint":
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            other.execute("UPDATE jfs_node SET mode=mode WHERE inode=?", (ino,))
+
+    for mode in range(0o600, 0o620):
+
+        def committed(before: bytes, changed: list[Place], mode: int = mode) -> None:
+            change(mode)
+            real(before, changed)
+
+        await client.getattr(ino)
+        with monkeypatch.context() as patch:
+            if moment == "in the transaction":
+                # the lock is taken: it comes right before
+                change(mode)
+            else:
+                patch.setattr(WalIndex, "committed", lambda _, before, changed, do=committed: do(before, changed))
+            await chmod(client, unrelated, mode)
+        assert (await client.getattr(ino)).mode == mode
 
 
 # -- freshness
@@ -325,6 +411,7 @@ class Scripted:
     """A watch that shows what it is told to."""
 
     def __init__(self, *shown: bytes) -> None:
+        self.followers: list[Callable[[bytes, bytes, list[Place]], None]] = []
         self.shown = list(shown)
 
     def look(self) -> bytes:

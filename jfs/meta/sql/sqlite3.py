@@ -88,13 +88,14 @@ def failure(error: sqlite3.Error) -> Exception:
 class Sqlite3Transaction(SqlTransaction):
     """A transaction and its scope; it has its connection for itself."""
 
-    __slots__ = ("_connection", "_engine", "_write")
+    __slots__ = ("_before", "_connection", "_engine", "_write")
 
     def __init__(self, engine: "Sqlite3Engine", connection: sqlite3.Connection, *, write: bool) -> None:
         super().__init__(connection.execute, engine.statements)
         self._engine = engine
         self._connection = connection
         self._write = write
+        self._before = b""
 
     async def __aenter__(self) -> Self:
         try:
@@ -103,6 +104,9 @@ class Sqlite3Transaction(SqlTransaction):
         except sqlite3.Error as error:
             self._engine.idle.append(self._connection)
             raise failure(error) from error
+        index = self._engine.index
+        if self._write and index is not None:
+            self._before = index.look()
         return self
 
     async def __aexit__(
@@ -112,7 +116,8 @@ class Sqlite3Transaction(SqlTransaction):
         try:
             if error is None:
                 connection.execute("COMMIT")
-                self._engine.commits += self._write
+                if self._write:
+                    self._committed()
         except sqlite3.Error as refused:
             raise failure(refused) from refused
         finally:
@@ -123,6 +128,12 @@ class Sqlite3Transaction(SqlTransaction):
             meaning = failure(error)
             if meaning is not error:
                 raise meaning from error
+
+    def _committed(self) -> None:
+        engine = self._engine
+        engine.commits += 1
+        if engine.index is not None:
+            engine.index.committed(self._before, self.changed)
 
 
 class Sqlite3Engine:
@@ -142,7 +153,7 @@ class Sqlite3Engine:
         self._checkpoint_at = CHECKPOINT_BYTES
         self._rounds = SyncRounds(self._wal.sync)
         self._synced_commits = -1
-        self._index: WalIndex | None = None
+        self.index: WalIndex | None = None
         self.idle.append(self._open(create=create))
 
     def transaction(self, *, write: bool) -> Sqlite3Transaction:
@@ -153,9 +164,9 @@ class Sqlite3Engine:
         return Sqlite3Transaction(self, connection, write=write)
 
     def watch(self) -> WalIndex | None:
-        if self._index is None:
-            self._index = wal_index.watch(self.path)
-        return self._index
+        if self.index is None:
+            self.index = wal_index.watch(self.path)
+        return self.index
 
     async def open(self) -> None:
         """It is open since it was made."""
@@ -202,9 +213,9 @@ class Sqlite3Engine:
     async def close(self) -> None:
         while self.idle:
             self.idle.pop().close()
-        if self._index is not None:
-            self._index.close()
-            self._index = None
+        if self.index is not None:
+            self.index.close()
+            self.index = None
         self._wal.close()
 
     def _checkpoint(self) -> None:

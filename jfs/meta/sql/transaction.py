@@ -23,7 +23,7 @@ from jfs.meta.sql.rows import (
     unsigned,
 )
 from jfs.meta.sql.statements import Statements
-from jfs.meta.transaction import Charges
+from jfs.meta.transaction import EVERYTHING, Charges, Place
 from jfs.meta.types import (
     Attr,
     DelayedSlices,
@@ -58,12 +58,14 @@ def _cursor(rows: Sequence[Row], limit: int) -> bytes | None:
 class SqlTransaction:
     """All verbs; opening, committing and rolling back are the engine's."""
 
-    __slots__ = ("_execute", "_sql", "charges")
+    __slots__ = ("_execute", "_sql", "changed", "charges")
 
     def __init__(self, execute: Callable[[str, Sequence[Any]], sqlite3.Cursor], statements: Statements) -> None:
         self._execute = execute
         self._sql = statements
         self.charges = Charges()
+        self.changed: list[Place] = []
+        """Every attr, name and chunk that was written."""
 
     def charge(self, space: int, inodes: int) -> None:
         self.charges.charge(space, inodes)
@@ -100,9 +102,11 @@ class SqlTransaction:
         return {row[0]: attr_of(row[0], row[1:]) for row in self._execute(self._sql.attrs, (wanted,))}
 
     def put_attr(self, ino: Ino, attr: Attr) -> None:
+        self.changed.append(ino)
         self._execute(self._sql.put_attr, (ino, *node_row(attr)))
 
     def delete_attr(self, ino: Ino) -> None:
+        self.changed.append(EVERYTHING)  # its chunks without records are gone too, and they are not told
         self._execute(self._sql.delete_attr, (ino,))
 
     def guard_attr(self, ino: Ino) -> None:
@@ -135,9 +139,11 @@ class SqlTransaction:
         return [(name, dentry_of(parent, name, kind, ino)) for name, kind, ino in rows]
 
     def put_dentry(self, parent: Ino, name: bytes, dentry: Dentry) -> None:
+        self.changed.append((parent, name))
         self._execute(self._sql.put_dentry, (parent, name, dentry.ino, dentry.type))
 
     def delete_dentry(self, parent: Ino, name: bytes) -> None:
+        self.changed.append((parent, name))
         self._execute(self._sql.delete_dentry, (parent, name))
 
     def guard_name(self, parent: Ino, name: bytes) -> None:
@@ -196,6 +202,7 @@ class SqlTransaction:
         return [index for (index,) in self._rows(self._sql.chunk_indexes, ino, first, end)]
 
     async def append_slices(self, ino: Ino, index: int, slices: Sequence[Slice]) -> int:
+        self.changed.append((ino, index))
         size = self._one(self._sql.append_slices, ino, index, encode_slices(slices))
         records, rest = divmod(size, _SLICE_BYTES)
         if rest:
@@ -203,9 +210,11 @@ class SqlTransaction:
         return int(records)
 
     def put_slices(self, ino: Ino, index: int, slices: Sequence[Slice]) -> None:
+        self.changed.append((ino, index))
         self._execute(self._sql.put_slices, (ino, index, encode_slices(slices)))
 
     def delete_chunk(self, ino: Ino, index: int) -> None:
+        self.changed.append((ino, index))
         self._execute(self._sql.delete_chunk, (ino, index))
 
     def new_slice(self, ref: SliceRef) -> None:

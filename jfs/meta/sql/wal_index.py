@@ -15,13 +15,18 @@ takes descriptors: they are shared by all who watch the same file, and closed af
 import logging
 import mmap
 import os
+from collections.abc import Callable
 from struct import Struct
 from typing import Final
+
+from jfs.meta.transaction import Place
 
 log = logging.getLogger(__name__)
 
 _HEADERS: Final = slice(0, 96)
-_VERSION: Final = Struct("=I").pack(3007000)
+_NUMBER: Final = Struct("=I")
+_VERSION: Final = _NUMBER.pack(3007000)
+_COMMITS_AT: Final = 8
 _CLOSED: Final = b"nothing can be told"
 # Ours, and the one that `mmap` keeps of it.
 _OWN_DESCRIPTORS: Final = 2
@@ -47,9 +52,10 @@ _mappings: Final[dict[_File, _Mapping]] = {}
 class WalIndex:
     """A look at the header.  After `close` it tells nothing."""
 
-    __slots__ = ("_mapping", "_memory")
+    __slots__ = ("_mapping", "_memory", "followers")
 
     def __init__(self, mapping: _Mapping) -> None:
+        self.followers: list[Callable[[bytes, bytes, list[Place]], None]] = []
         self._mapping = mapping
         self._memory: mmap.mmap | bytes = mapping.memory
         mapping.watchers += 1
@@ -59,6 +65,17 @@ class WalIndex:
 
     def settled(self, seen: bytes) -> bool:
         return seen[:48] == seen[48:]
+
+    def committed(self, before: bytes, changed: list[Place]) -> None:
+        """A transaction has been committed just now; `before` is a look at the header while it held the write lock.
+
+        The header counts commits, those to earlier logs too: so it tells whether others have committed since the
+        transaction let go of the lock.
+        """
+        after = self.look()
+        if _is_next(before, after) and self.settled(before) and self.settled(after):
+            for follow in self.followers:
+                follow(before, after, changed)
 
     def close(self) -> None:
         """For when the engine's connections are closed.  Others of this process keep the descriptors from being closed."""
@@ -71,6 +88,14 @@ class WalIndex:
             del _mappings[mapping.file]
             mapping.memory.close()
             os.close(mapping.fd)
+
+
+def _is_next(before: bytes, after: bytes) -> bool:
+    """Whether there is exactly one commit between two looks."""
+    if not len(before) == len(after) == _HEADERS.stop:
+        return False
+    (was,), (now,) = _NUMBER.unpack_from(before, _COMMITS_AT), _NUMBER.unpack_from(after, _COMMITS_AT)
+    return bool(now == was + 1)
 
 
 def watch(database: str) -> WalIndex | None:
