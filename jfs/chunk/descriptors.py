@@ -51,14 +51,18 @@ def bring_in(path: str, offset: int, length: int, *, wait: bool) -> None:
     except OSError:  # whoever reads it will say what is wrong
         return
     try:
-        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
-        if wait:
-            for place in (*range(offset, offset + length, STEP), offset + length - 1):
-                os.pread(fd, 1, place)
+        _bring_in(fd, offset, length, wait=wait)
     except OSError:
         return
     finally:
         os.close(fd)
+
+
+def _bring_in(fd: int, offset: int, length: int, *, wait: bool) -> None:
+    os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
+    if wait:
+        for place in (*range(offset, offset + length, STEP), offset + length - 1):
+            os.pread(fd, 1, place)
 
 
 class Descriptors:
@@ -98,17 +102,25 @@ class Descriptors:
             self.tells = self.tells and error.errno != errno.EOPNOTSUPP
             return None
 
+    def bring_in(self, path: str, offset: int, length: int) -> None:
+        """Wait for the disk here and now."""
+        try:
+            file = self._open.get(path) or self._add(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            _bring_in(file.fd, offset, length, wait=True)
+        except OSError:  # whoever reads it will say what is wrong
+            return
+
     def _file(self, path: str) -> LocalFile:
         file = self._open.get(path)
         if file is None:
-            file = self._add(path)
+            file = self._add(path, open_cached(path))
         else:
             self._open.move_to_end(path)
         self._used.add(path)
         return file
 
-    def _add(self, path: str) -> LocalFile:
-        file = self._open[path] = LocalFile(open_cached(path), path)
+    def _add(self, path: str, fd: int) -> LocalFile:
+        file = self._open[path] = LocalFile(fd, path)
         if len(self._open) > self._capacity:
             oldest, _ = self._open.popitem(last=False)
             self._used.discard(oldest)

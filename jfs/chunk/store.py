@@ -6,6 +6,7 @@ wait is done at once: `read_now` takes bytes that are in memory already, and a s
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +25,7 @@ from jfs.chunk.flights import Flights
 from jfs.chunk.layout import block_key, block_keys, block_length, block_ranges
 from jfs.chunk.memory_cache import BlockCache, MemoryCache
 from jfs.chunk.options import ChunkOptions
+from jfs.chunk.promptness import SLOW_PUT_S, SLOW_READ_S, Promptness
 from jfs.chunk.staging import Staged, Staging
 from jfs.chunk.stats import CacheCounts, ChunkStats, ObjectCounts
 from jfs.chunk.together import fetch_together
@@ -34,17 +36,12 @@ from jfs.object.store import Buffer, Errand, ObjectStore
 
 # Up to this size a write(2) into the page cache (150 µs with open and rename) is not worth the hop to a thread.
 INLINE_PUT: Final = 128 << 10
-# When puts take longer than this (the kernel slows writers down while its disk is busy) the next ones go to threads for a while.
-# It is their mean that counts, over some MEAN_PUTS: one of them may just have lost its processor to another process.
-SLOW_PUT_S: Final = 0.002
-SLOW_PUT_MEMORY_S: Final = 1.0
-MEAN_PUTS: Final = 8
 # A cache disk that takes longer for a read does not answer at all: its blocks come from the store.
 CACHE_PATIENCE_S: Final = 10.0
 CACHE_READS: Final = 64
 # A fingerprint of so many bytes (5 to 50 µs) is not worth the hop to a thread.
 INLINE_FINGERPRINT: Final = 512 << 10
-# Up to this size a read tries the page cache on the loop before it asks a thread.
+# Up to this size a read tries the page cache on the loop before it asks a thread; and a block is read from a quick disk.
 INLINE_READ: Final = 256 << 10
 # So many unsynced keys are remembered before the background makes them durable: it bounds memory, not risk.
 MOST_UNSYNCED: Final = 1 << 16
@@ -94,8 +91,9 @@ class BlockStore:
         self._uploads = trio.CapacityLimiter(options.max_uploads)
         self._downloads = trio.CapacityLimiter(options.max_downloads)
         self._cache_reads = trio.CapacityLimiter(CACHE_READS)
-        self._inline_from = 0.0
-        self._mean_put_s = 0.0
+        self._puts = Promptness(SLOW_PUT_S)
+        self._reads = Promptness(SLOW_READ_S)
+        self._on_disk: bool | None = None
         self._unsynced: set[str] = set()
         self._many_unsynced = trio.Event()
         self._sync_round: _SyncRound | None = None
@@ -182,11 +180,26 @@ class BlockStore:
     async def bring_in(self, slice_id: int, size: int, offset: int, length: int) -> None:
         """Have a range within one block of a local store brought into memory, where `lend` finds it."""
         index, inside = divmod(offset, self.options.block_size)
-        key, _ = self._block(slice_id, size, index)
+        key, whole = self._block(slice_id, size, index)
         path = self._store.local_path(key) if self._local else None
-        if path is not None:
-            read_in = partial(bring_in, path, inside, length, wait=True)
-            await trio.to_thread.run_sync(read_in, limiter=self._downloads)
+        if path is None:
+            return
+        if whole <= INLINE_READ and self._reads.on_loop and self._lies_on_a_disk(path):
+            start = time.monotonic()
+            self._descriptors.bring_in(path, inside, length)
+            self._reads.took(time.monotonic() - start)
+            return
+        read_in = partial(bring_in, path, inside, length, wait=True)
+        await trio.to_thread.run_sync(read_in, limiter=self._downloads)
+
+    def _lies_on_a_disk(self, path: str) -> bool:
+        """Of this machine, for all that can be told: what others serve may take its time, and has no number of a driver."""
+        if self._on_disk is None:
+            try:
+                self._on_disk = os.major(os.stat(path).st_dev) != 0
+            except OSError:
+                return False
+        return self._on_disk
 
     def _part_now(
         self, slice_id: int, index: int, size: int, inside: int, length: int, wanted: bytes
@@ -456,16 +469,16 @@ class BlockStore:
     async def _stage(self, key: str, data: Buffer) -> bool:
         if self.staging is None:
             return False
-        inline = len(data) <= INLINE_PUT and time.monotonic() >= self._inline_from
+        inline = len(data) <= INLINE_PUT and self._puts.on_loop
         start = time.monotonic()
         staged = await self.staging.put(key, data, inline=inline)
         if inline:
-            self._note_put_time(time.monotonic() - start)
+            self._puts.took(time.monotonic() - start)
         return staged
 
     async def _put_object(self, key: str, data: Buffer, *, mark: bool) -> bytes:
         """Store the block; its fingerprint with `mark`, made by the thread that uploads: the bytes are near it then."""
-        inline = self._local and len(data) <= INLINE_PUT and time.monotonic() >= self._inline_from
+        inline = self._local and len(data) <= INLINE_PUT and self._puts.on_loop
         if inline and self._store.local_path(key) is not None and self._put_inline(key, data):
             return b""
         self.stats.uploading += 1
@@ -473,13 +486,6 @@ class BlockStore:
             return await trio.to_thread.run_sync(self._upload, self._store, key, data, mark, limiter=self._uploads)
         finally:
             self.stats.uploading -= 1
-
-    def _note_put_time(self, seconds: float) -> None:
-        """A call on the loop took so long: whether the next ones go to threads."""
-        self._mean_put_s += (seconds - self._mean_put_s) / MEAN_PUTS
-        if self._mean_put_s > SLOW_PUT_S:
-            self._mean_put_s = 0.0
-            self._inline_from = time.monotonic() + SLOW_PUT_MEMORY_S
 
     def _put_inline(self, key: str, data: Buffer) -> bool:
         """Whether the block is stored; if not, a thread shall try again, patiently."""
@@ -491,7 +497,7 @@ class BlockStore:
         except StoreError as error:
             log.warning("put %s: %s; trying again", key, error)
             return False
-        self._note_put_time(time.monotonic() - start)
+        self._puts.took(time.monotonic() - start)
         self.stats.put.bytes += len(data)
         return True
 

@@ -3,8 +3,9 @@
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -13,7 +14,8 @@ import trio.testing
 from jfs.chunk.layout import block_key
 from jfs.chunk.memory_cache import MemoryCache
 from jfs.chunk.options import ChunkOptions
-from jfs.chunk.store import BlockStore
+from jfs.chunk.promptness import Promptness
+from jfs.chunk.store import INLINE_READ, BlockStore
 from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull
 from jfs.object.file import FileStore
 from jfs.object.memory import MemoryStore
@@ -219,17 +221,18 @@ async def test_slow_puts_leave_the_loop(tmp_path: Path, monkeypatch: pytest.Monk
             super().put(key, data)
 
     blocks = make(Watched(f"{tmp_path}/"))
-    monkeypatch.setattr("jfs.chunk.store.SLOW_PUT_S", 10.0)
+    blocks._puts = Promptness(10.0)
     await blocks.put(1, 0, b"x")
-    monkeypatch.setattr("jfs.chunk.store.SLOW_PUT_S", -1.0)
+    blocks._puts = Promptness(-1.0)
     await blocks.put(2, 0, b"x")
     await blocks.put(3, 0, b"x")
+    blocks._puts = Promptness(10.0)
     monkeypatch.setattr("jfs.chunk.store.INLINE_PUT", 0)
     await blocks.put(4, 0, b"x")
     assert where == [True, True, False, False]
 
 
-async def test_one_slow_put_does_not_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_slow_put_does_not_yet(tmp_path: Path) -> None:
     """It may have lost its processor for a moment; a disk that is busy is slow again and again."""
     where: list[bool] = []
     loop_thread = threading.get_ident()
@@ -242,12 +245,53 @@ async def test_one_slow_put_does_not_yet(tmp_path: Path, monkeypatch: pytest.Mon
             time.sleep(next(delay_s))
             super().put(key, data)
 
-    monkeypatch.setattr("jfs.chunk.store.SLOW_PUT_S", 0.2)
     blocks = make(Slow(f"{tmp_path}/"))
+    blocks._puts = Promptness(0.2)
     for number in range(len(delays_s)):
         await blocks.put(number, 0, b"x")
     assert where[:6] == [True] * 6
     assert not where[-1]
+
+
+@pytest.mark.parametrize("where", ["on the loop", "rests", "on no disk", "large"])
+async def test_a_small_block_is_brought_in_from_a_quick_disk_on_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    threads = 0
+    run_sync = trio.to_thread.run_sync
+
+    async def counted(work: Callable[[], None], *args: Any, **options: Any) -> None:
+        nonlocal threads
+        threads += 1
+        await run_sync(work, *args, **options)
+
+    size = INLINE_READ + 1 if where == "large" else BLOCK
+    blocks = BlockStore(FileStore(f"{tmp_path}/"), ChunkOptions(block_size=1 << 20))
+    blocks._on_disk = where != "on no disk"
+    blocks._reads = Promptness(10.0)
+    if where == "rests":
+        blocks._reads = Promptness(-1.0)
+        blocks._reads.took(0)
+    await blocks.put(1, 0, pattern(size))
+    path = tmp_path / block_key(1, 0, size)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    monkeypatch.setattr("jfs.chunk.store.trio.to_thread.run_sync", counted)
+    assert blocks.lend(1, size, 100, BLOCK - 100) is None
+    await blocks.bring_in(1, size, 100, BLOCK - 100)
+    assert threads == (where != "on the loop")
+    lent = blocks.lend(1, size, 100, BLOCK - 100)
+    assert lent is not None
+    assert os.pread(lent.file.fd, len(lent), lent.offset) == pattern(size)[100:BLOCK]
+    path.unlink()
+    await blocks.bring_in(2, size, 0, BLOCK)
+    assert blocks.lend(2, size, 0, BLOCK) is None, "a missing object is the reader's error"
+
+
+async def test_what_others_serve_is_no_disk(tmp_path: Path) -> None:
+    blocks = make(FileStore(f"{tmp_path}/"))
+    assert not blocks._lies_on_a_disk("/proc/version")
 
 
 async def test_a_full_store_says_so_at_once(tmp_path: Path) -> None:
