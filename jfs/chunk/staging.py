@@ -157,8 +157,9 @@ class Staging:
 
     async def put(self, key: str, data: Buffer, *, inline: bool) -> bool:
         """Stage the block, on the loop if `inline`.  False: it was not, and has to go to the store at once."""
+        attempted = key in self._blocks and await self._make_way(key)
         folder = self._folder_for(key, len(data))
-        if folder is None:
+        if folder is None or key in self._moving:
             return False
         self._pace.staged(self._clock())
         self.counts.writing += 1
@@ -178,8 +179,25 @@ class Staging:
         self.counts.write_bytes += len(data)
         now = self._clock()
         self._pace.staged(now)
-        self._add(Staged(folder, key, len(data), now, attempted=False))
+        self._add(Staged(folder, key, len(data), now, attempted=attempted))
         return True
+
+    async def _make_way(self, key: str) -> bool:
+        """Forget the staged block that has the key of a new one, with its file; whether the store may have its object.
+
+        It is the same block, put again, or one of a slice that a power cut took: its upload must not come after the new one's.
+        """
+        block = self._blocks[key]
+        await self.wait_upload(block)
+        if not block.dropped:
+            self._drop(block)
+            try:
+                block.folder.remove(key)
+            except OSError as error:  # the key stays among those that a scan passes by
+                self.rest(block.folder, f"remove {key}", error)
+            else:
+                self.left([key])
+        return block.attempted
 
     def _folder_for(self, key: str, size: int) -> StagingDir | None:
         options = self._options
@@ -228,9 +246,6 @@ class Staging:
         log.log(level, "staging folder %s: %s: %s; blocks go to the store", folder.cache.folder, what, reason)
 
     def _add(self, block: Staged) -> None:
-        known = self._blocks.get(block.key)
-        if known is not None:  # staged again after a failure elsewhere: the same bytes in the same place
-            return
         self._blocks[block.key] = block
         self.counts.bytes += block.size
         self._enqueue(block)

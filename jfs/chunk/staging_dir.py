@@ -77,8 +77,9 @@ class StagingDir:
         except FileNotFoundError:
             make_private(os.path.dirname(cached))
             os.link(self._root + key, cached)
-        except FileExistsError:  # the same block, cached before
-            return
+        except FileExistsError:  # perhaps another block: of a slice that a power cut took, and whose id was drawn again
+            self.cache.remove(key)
+            os.link(self._root + key, cached)
 
     def load(self, key: str, size: int) -> bytes:
         """The staged block, verified.  Raises FileNotFoundError, OSError, and BadObject for what cannot be the block."""
