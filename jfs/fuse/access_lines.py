@@ -78,7 +78,7 @@ ROWS: Final[dict[str, Row]] = {
     "open": (lambda ino, flags: f"{ino},{flags:#x}", _handle),
     "opendir": (_numbers, lambda reply: f" [fh:{reply[0]}]"),
     "read": (lambda fh, offset, size: f"{size},{offset},{fh}", _count),
-    "write": (lambda fh, offset, data, cached: f"{len(data)},{offset},{fh}", _nothing),
+    "write": (lambda fh, offset, data, flags: f"{len(data)},{offset},{fh}", _nothing),
     "readlink": (_numbers, lambda reply: f": ({_name(reply)})"),
     "readdir": (lambda fh, offset, size: f"{fh},{offset}", _nothing),
     "setxattr": (lambda ino, name, value, flags: f"{ino},{_name(name)},{len(value)},{flags}", _nothing),

@@ -131,9 +131,12 @@ HANDLE_IN: Final = Struct("<QII")
 """handle, flags, -: FLUSH, FSYNC, RELEASE and their kin; GETATTR has the flags first"""
 
 READ_IN: Final = Struct("<QQII")
-"""handle, offset, size, flags; more follows.  WRITE too, with the data at `WRITE_DATA`"""
+"""handle, offset, size, flags; more follows"""
 
-WRITE_DATA: Final = BODY + 40
+WRITE_IN: Final = Struct("<QQII8xI4x")
+"""handle, offset, size, WRITE_..., lock owner, the O_... of the descriptor as they are now; the data follows"""
+
+WRITE_DATA: Final = BODY + WRITE_IN.size
 COUNT_OUT: Final = Struct("<II")
 """bytes written; the length of an extended attribute"""
 

@@ -3,10 +3,11 @@
 Each function takes (buffer, length of the request, inode of its header, who asks).
 """
 
+import os
 from typing import Any, Final, Protocol
 
 from jfs.fuse import kernel
-from jfs.fuse.kernel import BODY, CREATE_IN, FLAGS_IN, HANDLE_IN, INODE_IN, READ_IN, SETATTR_IN, WRITE_DATA
+from jfs.fuse.kernel import BODY, CREATE_IN, FLAGS_IN, HANDLE_IN, INODE_IN, READ_IN, SETATTR_IN, WRITE_DATA, WRITE_IN
 from jfs.meta.inodes import AttrChange
 from jfs.meta.types import Cred, Ino
 
@@ -111,12 +112,17 @@ def read(buffer: Any, size: int, ino: Ino, cred: Cred) -> tuple[Any, ...]:
 
 
 def write(landing: Landing, buffer: Any, size: int, ino: Ino, cred: Cred) -> tuple[Any, ...]:
-    """(handle, offset, data, whether it comes from the page cache); the data is valid until the request is answered."""
-    fh, offset, length, flags = READ_IN.unpack_from(buffer, BODY)
+    """(handle, offset, data, flags of the descriptor); the data is valid until the request is answered.
+
+    Pages that a mapping changed know their place: O_APPEND is for write(2) alone.
+    """
+    fh, offset, length, kind, flags = WRITE_IN.unpack_from(buffer, BODY)
+    if kind & kernel.WRITE_CACHE:
+        flags &= ~os.O_APPEND
     data = landing.landed
     if data is None:
         data = memoryview(buffer)[WRITE_DATA : WRITE_DATA + length]
-    return fh, offset, data, bool(flags & kernel.WRITE_CACHE)
+    return fh, offset, data, flags
 
 
 def handle(buffer: Any, size: int, ino: Ino, cred: Cred) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ Even numbers can write, odd ones cannot (a habit of the field that access logs s
 """
 
 import errno
+import os
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -29,13 +30,13 @@ class Handle:
     """An open file; `file` is None for a special one."""
 
     __slots__ = (
-        "append",
         "cred",
         "direct_io",
         "disk_failures",
         "error_seq",
         "fh",
         "file",
+        "flags",
         "keep_cache",
         "read_state",
         "readable",
@@ -51,7 +52,7 @@ class Handle:
         *,
         readable: bool,
         writable: bool,
-        append: bool = False,
+        flags: int = 0,
         cred: Cred = ROOT,
     ) -> None:
         self.fh = fh
@@ -60,7 +61,8 @@ class Handle:
         self.special = special
         self.readable = readable
         self.writable = writable
-        self.append = append
+        self.flags = flags
+        """Of open(2)."""
         # The kernel copies a direct write once and asks for up to a megabyte; a handle that also reads may be mapped
         # shared, which direct I/O forbids.
         self.direct_io = special is not None or (writable and not readable)
@@ -107,9 +109,11 @@ class HandleTable:
         self._last += 2
         return self._last if writable else self._last + 1
 
-    def add(self, file: OpenFile, *, readable: bool, writable: bool, append: bool, cred: Cred) -> Handle:
+    def add(self, file: OpenFile, *, flags: int, cred: Cred) -> Handle:
+        access = flags & os.O_ACCMODE
+        writable = access != os.O_RDONLY
         fh = self._number(writable=writable)
-        handle = Handle(fh, file, readable=readable, writable=writable, append=append, cred=cred)
+        handle = Handle(fh, file, readable=access != os.O_WRONLY, writable=writable, flags=flags, cred=cred)
         self._handles[fh] = handle
         return handle
 

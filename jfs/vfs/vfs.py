@@ -50,8 +50,6 @@ PRIVILEGES: Final = 0o6000
 FOREIGN_XATTRS: Final = (b"system.", b"security.capability", b"security.selinux")
 """Not bytes to keep but rules to apply (ACLs, capabilities, labels): refused where nobody applies them."""
 
-ACCESS_MODES: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
-
 
 class VfsOptions(msgspec.Struct, frozen=True):
     """What a mount's options say about the data path."""
@@ -78,6 +76,7 @@ class Vfs:
         self.options = options
         self.on_changed: Callable[[Ino], None] = _ignore
         self.durability = Durability(meta, blocks)
+        meta.make_durable = self.durability.sync
         self.pool = BufferPool(int(options.buffer_size * WRITE_SHARE), meta.settings.block_size << 10)
         self.writes = WriteContext(meta, blocks, self.pool, self.durability, options.put_tries)
         self.landing = self.writes.landing
@@ -107,6 +106,7 @@ class Vfs:
         """Everything that goes on in the background; returns after `close`."""
         with self._scope:
             async with trio.open_nursery() as nursery:
+                self.blocks.inherits = self.meta.had_company
                 await nursery.start(self.meta.run)
                 nursery.start_soon(_keep_running, self.blocks.run)
                 self.writes.nursery = self.reader.ahead.nursery = nursery
@@ -362,14 +362,7 @@ class Vfs:
         return file
 
     def _new_handle(self, cred: Cred, file: OpenFile, flags: int) -> Handle:
-        access = flags & ACCESS_MODES
-        handle = self.handles.add(
-            file,
-            readable=access != os.O_WRONLY,
-            writable=access != os.O_RDONLY,
-            append=bool(flags & os.O_APPEND),
-            cred=cred,
-        )
+        handle = self.handles.add(file, flags=flags, cred=cred)
         handle.disk_failures = self.durability.failures
         return handle
 
@@ -399,9 +392,10 @@ class Vfs:
             log.error("read inode %d at %d: %s", file.ino, offset, error)
             raise FsError(errno.EIO) from error
 
-    async def write(self, fh: int, offset: int, data: bytes | memoryview, cached: bool = False) -> int:
-        """`cached`: pages that a mapping changed, which know their place; O_APPEND is for write(2) alone."""
+    async def write(self, fh: int, offset: int, data: bytes | memoryview, flags: int | None = None) -> int:
+        """`flags`: of the descriptor now, which fcntl(2) may have changed; None: as it was opened."""
         handle = self.handles.get(fh)
+        flags = handle.flags if flags is None else flags
         file = handle.file
         if file is None:
             return await handle.write_special(offset, data)
@@ -416,7 +410,7 @@ class Vfs:
             data = self.landing.settle(data)
             await self._drop_privileges(handle.cred, file)
         self.compactor.requests += 1
-        await file.writer.write(offset, data, append=handle.append and not cached)
+        await file.writer.write(offset, data, append=bool(flags & os.O_APPEND))
         return size
 
     async def _drop_privileges(self, cred: Cred, file: OpenFile) -> None:

@@ -1,5 +1,6 @@
 """The bytes of files through the kernel: maps, appends, holes, names that go while files stay open."""
 
+import fcntl
 import hashlib
 import mmap
 import multiprocessing
@@ -59,6 +60,21 @@ def test_a_mapping_of_an_append_handle_keeps_its_places(room: Path) -> None:
         os.write(descriptor, b"end")
     os.close(descriptor)
     assert path.read_bytes() == b"-" * 5000 + b"mmaps" + b"-" * 4995 + b"end"
+
+
+@pytest.mark.parametrize("access", [os.O_WRONLY, os.O_RDWR])
+def test_o_append_comes_and_goes(places: Places, access: int) -> None:
+    """fcntl(2) changes it on an open descriptor."""
+    for place in places:
+        path = place / "f"
+        path.write_bytes(b"0123456789")
+        descriptor = os.open(path, access | os.O_APPEND)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, 0)
+        os.pwrite(descriptor, b"XX", 0)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
+        os.pwrite(descriptor, b"end", 5)
+        os.close(descriptor)
+        assert path.read_bytes() == b"XX23456789end"
 
 
 def append_lines(path: Path, who: int, count: int) -> None:

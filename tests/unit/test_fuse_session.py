@@ -18,7 +18,7 @@ from jfs.chunk.file_range import FileRange, LocalFile
 from jfs.errors import CorruptRecord, FsError
 from jfs.fuse import kernel, requests
 from jfs.fuse import session as session_module
-from jfs.fuse.kernel import IN_HEADER, INIT_IN, INIT_OUT, OUT_HEADER, READ_IN, Op
+from jfs.fuse.kernel import IN_HEADER, INIT_IN, INIT_OUT, OUT_HEADER, WRITE_IN, Op
 from jfs.fuse.pipe import Pipe
 from jfs.fuse.session import MAX_WRITE, WANTED, Row, Session
 from jfs.meta.types import Cred
@@ -241,20 +241,20 @@ async def test_what_is_under_way_is_answered_before_the_end() -> None:
         assert await side.answer() == (unique, 0, b"late")
 
 
-def write_body(data: bytes, offset: int = 0, flags: int = 0) -> bytes:
-    return READ_IN.pack(3, offset, len(data), flags) + struct.pack("<QII", 0, 0, 0) + data
+def write_body(data: bytes, offset: int = 0, kind: int = 0, flags: int = os.O_WRONLY | os.O_APPEND) -> bytes:
+    return WRITE_IN.pack(3, offset, len(data), kind, flags) + data
 
 
 @pytest.mark.parametrize("size", [1, ROOM - 1, ROOM, ROOM + 1, 5000, MAX_WRITE])
 async def test_a_write_arrives_whole_in_the_room_or_out_of_it(size: int) -> None:
     data = os.urandom(size)
     room = memoryview(bytearray(ROOM))
-    took: list[tuple[int, int, bytes, bool, bool]] = []
+    took: list[tuple[int, int, bytes, int, bool]] = []
 
     async with serving({}) as side:
 
-        async def write(fh: int, offset: int, given: memoryview, cached: bool) -> int:
-            took.append((fh, offset, bytes(given), cached, given is side.quiet.landed))
+        async def write(fh: int, offset: int, given: memoryview, flags: int) -> int:
+            took.append((fh, offset, bytes(given), flags, given is side.quiet.landed))
             return len(given)
 
         side.session._rows[Op.WRITE] = row(
@@ -264,8 +264,8 @@ async def test_a_write_arrives_whole_in_the_room_or_out_of_it(size: int) -> None
         side.quiet.offered = room
         await side.ask(Op.WRITE, write_body(b""))  # the offer counts from the next reading on
         assert await side.ask(Op.WRITE, write_body(data, 9)) == (0, b"%d" % size)
-    assert took[0] == (3, 9, data, True, False)
-    assert took[2] == (3, 9, data, False, size <= ROOM)
+    assert took[0] == (3, 9, data, os.O_WRONLY, False), "a page of the cache is not appended"
+    assert took[2] == (3, 9, data, os.O_WRONLY | os.O_APPEND, size <= ROOM)
 
 
 @pytest.mark.parametrize("length", [1, 20, 60, 200, 255])
