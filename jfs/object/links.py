@@ -22,7 +22,7 @@ HEAD: Final = 4096
 """The head of an answer is looked for in its first so many bytes; one that is longer goes to http.client."""
 
 LARGE: Final = 256 << 20
-"""No more memory than this is set aside on an answer's word for its length."""
+"""No answer is longer: no more memory than this is set aside on its word for its length."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -80,7 +80,11 @@ class Link:
             response.begin()
             if method != "HEAD" and response.length is None and not response.chunked:
                 raise http.client.HTTPException("the answer does not tell its length")
-            data = response.read()
+            if response.length is not None and response.length > LARGE:
+                raise http.client.HTTPException(f"an answer of {response.length} bytes is not taken")
+            data = response.read(LARGE + 1) if response.chunked else response.read()
+            if len(data) > LARGE:
+                raise http.client.HTTPException(f"an answer of more than {LARGE} bytes is not taken")
         finally:
             response.close()
         found = {name.lower(): value for name, value in response.headers.items()}

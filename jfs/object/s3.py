@@ -22,7 +22,7 @@ from typing import Final
 import google_crc32c
 import msgspec
 
-from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull
+from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull, UserError
 from jfs.object.connections import Connections
 from jfs.object.links import Answer, Exchange
 from jfs.object.sigv4 import Keys, Signer, path_of, query_of
@@ -33,6 +33,8 @@ CHECKSUM: Final = "x-amz-meta-crc32c"
 PAGE: Final = 1000
 PIECE: Final = 256 << 10
 FULL: Final = frozenset(("XMinioStorageFull", "QuotaExceeded", "StorageQuotaExceeded"))
+UNREADABLE: Final = (ET.ParseError, ValueError, LookupError)
+"""What parsing XML raises: for an encoding of several bytes a character, ValueError; for one that nobody knows, LookupError."""
 MISSING: Final = frozenset(("NoSuchKey", "NotFound", "404"))
 OURS: Final = frozenset(("BucketAlreadyOwnedByYou", "BucketAlreadyExists"))
 HINTS: Final = {
@@ -101,23 +103,32 @@ class S3Store:
         headers: Mapping[str, str] | None = None,
         body: Buffer | None = None,
     ) -> Answer:
-        """A request and a good answer.  StoreError says which call failed, and how."""
-        connections, signer, prefix = self._reach_out()
-        path = prefix + path_of(key)[1:] if key else prefix
-        words = query_of(query) if query else ""
+        """A request and a good answer.  StoreError says which call failed, and how, whatever the server answers."""
         timeout = self.options.put_timeout if method == "PUT" else self.options.get_timeout
-        signed = signer.headers(method, path, words, headers)
         try:
+            connections, signer, prefix = self._reach_out()
+            path = prefix + path_of(key)[1:] if key else prefix
+            words = query_of(query) if query else ""
+            signed = signer.headers(method, path, words, headers)
             answer = connections.request(method, f"{path}?{words}" if words else path, signed, body, timeout=timeout)
+            if answer.status // 100 != 2:
+                raise self.refusal(call, key, answer)
+            return answer
         except TimeoutError as error:
             if error.errno == errno.ETIMEDOUT:  # the kernel's own: nothing comes from there at all
                 raise StoreError(f"{call}: {self.place.host}: the connection is dead") from error
             raise StoreError(f"{call}: {self.place.host} did not answer within {timeout:g} s") from error
         except (OSError, http.client.HTTPException) as error:
             raise StoreError(f"{call}: {self.place.host}: {_words(error)}") from error
-        if answer.status // 100 == 2:
-            return answer
-        raise self.refusal(call, key, answer)
+        except (StoreError, UserError):
+            raise
+        except Exception as error:
+            raise self.unforeseen(call, error) from error
+
+    def unforeseen(self, call: str, error: Exception) -> StoreError:
+        """Nobody can tell all that servers answer: no exception of it, of whatever type, is more than a failed request."""
+        log.error("%s: %s: %s", call, self.place.host, type(error).__name__, exc_info=error)
+        return StoreError(f"{call}: {self.place.host}: {type(error).__name__}: {error}")
 
     def refusal(self, call: str, key: str, answer: Answer) -> StoreError:
         code, message = parse_error(answer.body)
@@ -230,7 +241,7 @@ class S3Store:
         try:
             mtime = parsedate_to_datetime(answer.headers["last-modified"]).timestamp()
             return ObjectInfo(key, int(answer.headers["content-length"]), mtime)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise StoreError(f"HeadObject: {key}: an answer without size or date: {error}") from error
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
@@ -279,9 +290,16 @@ class _GetErrand:
 
     def go_on(self) -> bytes | None:
         try:
-            answer = self._exchange.go_on()
+            return self._take()
         except (OSError, http.client.HTTPException) as error:
             raise StoreError(f"GetObject: {self._store.place.host}: {_words(error)}") from error
+        except StoreError:
+            raise
+        except Exception as error:
+            raise self._store.unforeseen("GetObject", error) from error
+
+    def _take(self) -> bytes | None:
+        answer = self._exchange.go_on()
         if answer is None:
             return None
         if answer.status != 200:
@@ -342,7 +360,7 @@ def parse_error(body: bytes) -> tuple[str, str]:
         return "", ""
     try:
         found = {_local(element.tag): (element.text or "").strip() for element in ET.fromstring(body)}
-    except ET.ParseError:
+    except UNREADABLE:
         found = {}
     if "Code" not in found:
         return "", body[:200].decode(errors="replace").strip().partition("\n")[0]
@@ -363,7 +381,7 @@ def parse_listing(body: bytes, *, v1: bool) -> tuple[list[ObjectInfo], str, bool
                 page.append(ObjectInfo(fields["Key"], int(fields["Size"]), mtime))
             else:
                 facts[name] = element.text or ""
-    except (ET.ParseError, KeyError, ValueError) as error:
+    except (*UNREADABLE, OverflowError) as error:  # what is missing is a LookupError too
         raise StoreError(f"ListObjects: an answer that is no listing: {error}") from error
     more = facts.get("IsTruncated", "").lower() == "true"
     return page, facts.get("NextMarker" if v1 else "NextContinuationToken", ""), more
@@ -373,7 +391,7 @@ def clock_difference(date: str, now: float) -> str:
     """What a server that refuses a request for its time should have us know."""
     try:
         ahead = now - parsedate_to_datetime(date).timestamp()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return "is this machine's clock right?"
     return f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's"
 

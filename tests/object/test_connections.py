@@ -5,13 +5,14 @@ import socket
 import ssl
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from jfs.errors import UserError
 from jfs.object.connections import IDLE_S, Connections, Tls
-from jfs.object.links import HEAD, parse_head
+from jfs.object.links import HEAD, LARGE, parse_head
 from tests.object.fake_s3 import FakeS3, Reply, Request, make_certificate
 
 
@@ -161,6 +162,29 @@ def test_chunks() -> None:
         connections = Connections(server.endpoint)
         assert ask(connections) == ask(connections) == b"hello!"
         assert server.connections == 1
+        connections.close()
+
+
+@pytest.mark.parametrize("size", ["fffffffffffff", "10000001"])
+def test_no_memory_is_set_aside_for_a_chunk_on_its_word(size: str) -> None:
+    chunked = Reply(200, f"{size}\r\nx".encode(), {"transfer-encoding": "chunked"}, length=-1, hang_up=True)
+    with FakeS3(lambda request: chunked) as server:
+        connections = Connections(server.endpoint)
+        tracemalloc.start()
+        with pytest.raises(http.client.IncompleteRead):
+            ask(connections)
+        assert tracemalloc.get_traced_memory()[1] < 2 * LARGE
+        tracemalloc.stop()
+        connections.close()
+
+
+def test_an_answer_in_more_chunks_than_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jfs.object.links.LARGE", 8)
+    chunked = Reply(200, b"5\r\nhello\r\n" * 2 + b"0\r\n\r\n", {"transfer-encoding": "chunked"}, length=-1)
+    with FakeS3(lambda request: chunked) as server:
+        connections = Connections(server.endpoint)
+        with pytest.raises(http.client.HTTPException, match="an answer of more than 8 bytes"):
+            ask(connections)
         connections.close()
 
 

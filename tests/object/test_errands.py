@@ -111,6 +111,7 @@ def test_none_over_tls(tmp_path: Path) -> None:
         (error(503, "SlowDown"), StoreError, "503 SlowDown"),
         (Reply(200, DATA, {"x-amz-meta-crc32c": "1"}), BadObject, "checksum"),
         (Reply(206, DATA), StoreError, "206"),
+        (Reply(502, b'<?xml version="1.0" encoding="gb2312"?><html/>'), StoreError, "502 <.xml"),
         (None, StoreError, "ended early"),
         (Reply(200, b"half", length=8, hang_up=True), StoreError, "ended early"),
         (Reply(200, b"1\r\n!\r\n0\r\n\r\n", {"transfer-encoding": "chunked"}, length=-1), StoreError, "not plain"),
@@ -121,6 +122,17 @@ def test_what_can_come_of_it(reply: Reply | None, kind: type[StoreError], words:
         with pytest.raises(kind, match=words):
             finish(errand)
         assert store.get("last") == DATA
+
+
+@pytest.mark.logs("ZeroDivisionError")
+def test_whatever_comes_of_it_is_a_fault_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unforeseen(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with asked(GOOD) as (_, _, errand):
+        monkeypatch.setattr(S3Store, "intact", unforeseen)
+        with pytest.raises(StoreError, match="ZeroDivisionError"):
+            finish(errand)
 
 
 def test_a_connection_on_which_too_much_came_is_not_used_again() -> None:

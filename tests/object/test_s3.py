@@ -15,7 +15,9 @@ import pytest
 from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull
 from jfs.object.connections import Connections
 from jfs.object.credentials import key_source
+from jfs.object.links import LARGE
 from jfs.object.s3 import Refused, S3Store, clock_difference
+from jfs.object.sigv4 import Signer
 from jfs.object.store import RequestOptions
 from jfs.object.stores import open_store, volume_part
 from jfs.object.vendors import parse_place
@@ -175,6 +177,70 @@ def test_what_servers_say(reply: Reply, message: str) -> None:
         store.close()
 
 
+def page(encoding: str) -> bytes:
+    """An error page as a gateway in front of the server may word it."""
+    return f'<?xml version="1.0" encoding="{encoding}"?><html><body>Bad Gateway</body></html>'.encode()
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "big5", "nobody-knows", "utf-16"])
+def test_pages_in_encodings_that_are_not_read(encoding: str) -> None:
+    with FakeS3(lambda request: Reply(502, page(encoding))) as server:
+        store = fake_store(server)
+        for call in (lambda: store.get("k"), lambda: store.put("k", b"x"), lambda: list(store.list())):
+            with pytest.raises(Refused, match=r"502 <\?xml"):
+                call()
+        server.answer = lambda request: Reply(200, page(encoding))
+        with pytest.raises(StoreError, match="an answer that is no listing"):
+            list(store.list())
+        store.close()
+
+
+@pytest.mark.parametrize("length", [LARGE + 1, 10**15, 10**25])
+def test_an_answer_that_says_it_is_huge(length: int) -> None:
+    with FakeS3(lambda request: Reply(200, b"x", length=length)) as server:
+        store = fake_store(server)
+        for call in (lambda: store.get("k"), lambda: store.put("k", b"x")):
+            with pytest.raises(StoreError, match=r"Object: 127.0.0.1:\d+: an answer of \d+ bytes"):
+                call()
+        store.close()
+
+
+@pytest.mark.logs("ZeroDivisionError")
+@pytest.mark.parametrize("where", ["request", "refusal", "keys"])
+def test_whatever_an_answer_brings_about_is_a_fault_of_the_store(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can tell what a server will answer: no kind of exception of it may get further."""
+
+    def unforeseen(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("of all things")
+
+    with FakeS3(lambda request: Reply(502, b"no")) as server:
+        store = fake_store(server)
+        monkeypatch.setattr(
+            *{"request": (Connections, "request"), "refusal": (S3Store, "refusal"), "keys": (Signer, "headers")}[where],
+            unforeseen,
+        )
+        with pytest.raises(StoreError, match=r"GetObject: 127.0.0.1:\d+: ZeroDivisionError: of all things"):
+            store.get("k")
+        store.close()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"last-modified": "Fri, 02 Jan 99999999999999999999 03:04:05 GMT"},
+        {"last-modified": "Fri, 02 Jan 2026 03:04:05 +9999999999999999"},
+        {"last-modified": "nonsense"},
+        {},
+    ],
+)
+def test_a_head_with_an_odd_date(headers: dict[str, str]) -> None:
+    with FakeS3(lambda request: Reply(200, b"x", headers)) as server:
+        store = fake_store(server)
+        with pytest.raises(StoreError, match="an answer without size or date"):
+            store.head("k")
+        store.close()
+
+
 @pytest.mark.parametrize("reply", [error(404, "NoSuchKey"), Reply(404), error(404, "NotFound")])
 def test_missing(reply: Reply) -> None:
     with FakeS3(lambda request: reply) as server:
@@ -206,7 +272,8 @@ def test_clocks_that_differ() -> None:
     assert clock_difference("Fri, 02 Jan 2026 03:04:05 GMT", now - 100) == (
         "this machine's clock is 100 s behind the server's"
     )
-    assert clock_difference("nonsense", now) == "is this machine's clock right?"
+    for date in ("nonsense", "Fri, 02 Jan 99999999999999999999 03:04:05 GMT"):
+        assert clock_difference(date, now) == "is this machine's clock right?"
 
 
 def test_a_server_that_is_not_there() -> None:
@@ -360,7 +427,15 @@ def test_a_listing_that_goes_in_a_circle() -> None:
         store.close()
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"<List><Contents><Key>k</Key></Contents></List>"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"<List><Contents><Key>k</Key></Contents></List>",
+        listing("a").body.replace(b">7<", b">" + b"7" * 5000 + b"<"),
+    ],
+)
 def test_what_is_no_listing(body: bytes) -> None:
     with FakeS3(lambda request: Reply(200, body)) as server:
         store = fake_store(server)
