@@ -16,5 +16,12 @@ async def fetch_together(fetch: Callable[[*Ts], Awaitable[None]], parts: Iterabl
         async with trio.open_nursery() as nursery:
             for part in parts:
                 nursery.start_soon(fetch, *part)
-    except* StoreError as group:
-        raise first_of(group) from None
+    except BaseExceptionGroup as group:
+        # Not `except*`: what is raised in one comes out in another group (Python before 3.11.4).
+        failed, others = group.split(StoreError)
+        if failed is None or others is not None:
+            raise
+        failure = first_of(failed)
+    else:
+        return
+    raise failure
