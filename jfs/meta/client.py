@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 import jfs
-from jfs.errors import FsError, UserError
+from jfs.errors import FsError, StoreError, UserError
 from jfs.meta import background, files, fingerprints, inodes, jobs, namespace, sessions, trash, volume_format, xattrs
 from jfs.meta.access import X, permitted
 from jfs.meta.ahead import Ahead
@@ -102,15 +102,19 @@ class MetaClient:
         """Whether new slices get fingerprints, and those of others are worth a look."""
         self.now_ns = now_ns
         self.sid = 0
+        self.had_company = False
+        """Whether there were other sessions when this one began; some of them may be of mounts that died."""
         self.root: Ino = ROOT_INO
         self.usage = Usage()
         self.open_files = OpenFiles()
         self.deleted = DeletedQueue()
         self.on_settings: list[Callable[[Settings], None]] = []
         self.on_fatal: Callable[[str], None] = _log_fatal
+        self.make_durable: Callable[[], Awaitable[None]] = engine.sync
+        """For all that is committed; a mount's blocks come first."""
         self._info = b""
         self._inodes = Ids(partial(self._next_ids, "nextInode", INODES_AT_ONCE), INODES_AT_ONCE)
-        self._slices = Ids(partial(self._next_ids, "nextChunk", SLICES_AT_ONCE), SLICES_AT_ONCE)
+        self._slices = Ids(self._next_slice_ids, SLICES_AT_ONCE)
         self._ids_low = trio.Event()
         self._hour = (b"", 0)
         self._flushing = trio.Lock()
@@ -173,6 +177,7 @@ class MetaClient:
         self._info = sessions.session_info(self.options.version, self.options.mountpoint, now_ns)
         expire = sessions.expiry(now_ns, self.options.heartbeat_s)
         self.sid = await self.write(sessions.new_session, expire, self._info)
+        self.had_company = any(each.sid != self.sid for each in await read(self.engine, sessions.all_sessions))
 
     async def close_session(self) -> None:
         """Store what is pending and end the session; inodes that only it kept alive go.  Safe without a session."""
@@ -663,6 +668,18 @@ class MetaClient:
         first = end - count
         return (max(first, ROOT_INO + 1) if counter == "nextInode" else max(first, 1)), end
 
+    async def _next_slice_ids(self) -> tuple[int, int]:
+        """Blocks are named after these ids and may lie in other places than the metadata: in a cache, in a bucket.
+
+        If a power cut took their drawing back they would be drawn again, and old blocks found under new names.
+        """
+        drawn = await self._next_ids("nextChunk", SLICES_AT_ONCE)
+        try:
+            await self.make_durable()
+        except StoreError:  # blocks of others were lost, and the metadata not flushed; the next round is without them
+            await self.make_durable()
+        return drawn
+
     async def refill_ids(self) -> None:
         """Draw the next batches ahead of need, until cancelled."""
         while True:
@@ -671,7 +688,7 @@ class MetaClient:
             try:
                 await self._inodes.refill()
                 await self._slices.refill()
-            except FsError as error:
+            except (FsError, StoreError) as error:
                 log.warning("drawing ids ahead failed: %s", error)
             await self._ids_low.wait()
 

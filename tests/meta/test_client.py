@@ -9,9 +9,9 @@ import pytest
 import trio
 import trio.testing
 
-from jfs.errors import FsError, UserError
+from jfs.errors import FsError, StoreError, UserError
 from jfs.meta import schema
-from jfs.meta.client import ClientOptions, MetaClient
+from jfs.meta.client import SLICES_AT_ONCE, ClientOptions, MetaClient
 from jfs.meta.kv.memory import MemoryEngine
 from jfs.meta.run import run
 from jfs.meta.settings import Settings
@@ -512,3 +512,38 @@ async def test_many_clients_make_names_in_one_directory(engine: Engine) -> None:
     for worker in (*others, client):
         await worker.close_session()
     await assert_clean(client)
+
+
+async def test_slice_ids_are_durable_before_the_first_is_used(engine: Engine) -> None:
+    """Blocks are named after them; a power cut must not have them drawn again."""
+    client = await new_volume(engine)
+    told: list[int] = []
+
+    async def make_durable() -> None:
+        told.append(await client.write(_slice_counter))
+        if len(told) == 1:
+            raise StoreError("blocks of others were lost")
+
+    client.make_durable = make_durable
+    drawn = [await client.new_slice_id() for _ in range(3)]
+    assert len(told) == 2
+    assert max(drawn) < told[-1]
+    drawn += [await client.new_slice_id() for _ in range(SLICES_AT_ONCE)]
+    assert len(told) == 3
+    assert max(drawn) < told[-1]
+
+
+async def _slice_counter(tx: Transaction) -> int:
+    return await tx.counter("nextChunk")
+
+
+async def test_a_session_knows_whether_there_were_others(engine: Engine) -> None:
+    client = await new_volume(engine)
+    assert not client.had_company
+    second = await connect(engine)
+    assert second.had_company
+    await client.close_session()
+    await second.close_session()
+    third = await connect(engine)
+    assert not third.had_company
+    await third.close_session()
