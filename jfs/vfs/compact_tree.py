@@ -37,18 +37,26 @@ class TreeCompaction:
         self.done = 0
 
     async def run(self, ino: Ino) -> None:
-        """Compact what is worth it.  Raises CorruptRecord; FsError: ENOENT, EROFS, EIO where chunks stay."""
+        """Compact what is worth it.  Raises FsError: ENOENT, EROFS, EIO where chunks stay."""
         if self._meta.options.read_only:
             raise FsError(EROFS)
-        attr = await read(self._meta.engine, inodes.getattr, ino)
         try:
             async with trio.open_nursery() as nursery:
+                attr = await read(self._meta.engine, inodes.getattr, ino)
                 if attr.type == TYPE_FILE:
                     await self._file(ino, nursery)
                 elif attr.type == TYPE_DIR:
                     await self._below(ino, nursery)
-        except* (FsError, CorruptRecord) as group:
-            raise first_of(group) from None
+        except BaseExceptionGroup as group:
+            # Not `except*`: what is raised in one comes out in another group (Python before 3.11.4).
+            failed, others = group.split((FsError, CorruptRecord))
+            if failed is None or others is not None:
+                raise
+            failure = first_of(failed)
+            if isinstance(failure, CorruptRecord):
+                log.error("compaction of inode %d failed: %s", ino, failure)
+                raise FsError(EIO) from None
+            raise failure from None
         if self._first_error is not None:
             raise FsError(self._first_error)
 

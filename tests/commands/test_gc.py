@@ -88,6 +88,23 @@ def test_without_trash_compacted_slices_go_at_once(tmp_path: Path) -> None:
     assert stored(volume, "select refs from jfs_chunk_ref") == [(1,)]
 
 
+def test_a_missing_block_stops_no_compaction(tmp_path: Path) -> None:
+    """It may be staged by a mount on another machine.  A mount that is asked says it in one line."""
+    volume = format_volume(JFS, tmp_path, "vol", "--trash-days", "0")
+    with volume.mounted(JFS) as mount:
+        pieces(mount.path / "bad")
+        lost = volume.objects[2]
+        pieces(mount.path / "good")
+        name = lost.relative_to(volume.store / "vol")
+        lost.unlink()
+        mount.expect_log(rf"<ERROR>: compaction of inode 2 chunk 0 failed: object {name} is missing")
+        assert "Input/output error" in JFS.run("compact", mount.path / "bad", ok=False).stderr
+    done = JFS.run("gc", volume.url, "--compact", **NOW)
+    assert f"<WARNING>: compaction of inode 2 chunk 0 failed: object {name} is missing" in done.stderr
+    assert "Compacted 1 chunks (6 slices, 36 bytes)." in done.stderr
+    assert "scanned 6 objects, 6 valid" in done.stderr
+
+
 def test_trash_goes_when_its_days_are_over(tmp_path: Path) -> None:
     volume = format_volume(JFS, tmp_path, "vol", "--trash-days", "1")
     with volume.mounted(JFS) as mount:

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from jfs.errors import FsError, StoreError
+from jfs.meta import schema
 from jfs.meta.files import CompactionPlan
 from jfs.meta.inodes import AttrChange
 from jfs.meta.kv.memory import MemoryEngine
@@ -169,6 +170,18 @@ async def test_a_chunk_that_cannot_be_compacted_is_told() -> None:
         assert await ask(m, struct.pack(">QH", ROOT_INO, 1)) == ((2, 2), 0)
         await m.close(bad)
         await m.close(good)
+
+
+@pytest.mark.logs("compaction of inode \\d+ failed: corrupt record")
+async def test_a_record_that_is_corrupt_is_told_in_one_line() -> None:
+    engine = MemoryEngine()
+    async with mounted(engine=engine) as m:
+        handle = await pieces(m, b"f", 4)
+        async with engine.transaction(write=True) as tx:
+            tx.kv.set(schema.chunk_key(inode(handle), 1), b"junk")
+        for ino in (inode(handle), ROOT_INO):
+            assert (await ask(m, struct.pack(">QH", ino, 1)))[1] == errno.EIO
+        await m.close(handle)
 
 
 async def test_work_ends_when_its_channel_is_closed() -> None:
