@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from jfs.errors import CorruptRecord, FsError, UserError
+from jfs.errors import CorruptRecord, FsError, StoreError, UserError
 from jfs.meta import fingerprints, jobs
 from jfs.meta.run import read
 from jfs.meta.settings import Settings
@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 FLUSH_S: Final = 1.0
 JOBS_S: Final = 60.0
 JITTER: Final = 0.05
+RESTART_S: Final = 5.0
+
+EXPECTED: Final = (FsError, CorruptRecord, StoreError)
+"""What the outside does to jobs: told in a line.  Anything else is a bug, told with its traceback."""
 
 
 async def run(client: "MetaClient", task_status: trio.TaskStatus[None]) -> None:
@@ -31,7 +35,7 @@ async def run(client: "MetaClient", task_status: trio.TaskStatus[None]) -> None:
             nursery.start_soon(_repeat, "heartbeat", options.heartbeat_s, lambda: heartbeat(client))
         if not options.read_only:
             nursery.start_soon(_repeat, "usage flush", FLUSH_S, client.flush_usage)
-            nursery.start_soon(client.refill_ids)
+            nursery.start_soon(_keep_on, "drawing ids", client.refill_ids)
             if options.bgjob:
                 nursery.start_soon(_repeat, "clean-up", JOBS_S, lambda: jobs.hourly(client))
         task_status.started()
@@ -39,17 +43,32 @@ async def run(client: "MetaClient", task_status: trio.TaskStatus[None]) -> None:
 
 
 async def _repeat(name: str, period_s: float, work: Callable[[], Awaitable[None]]) -> None:
-    """Do it every period, give or take 5 %; a failure is logged, and the next round tries again."""
-    failing = False
+    """Do it every period, give or take 5 %; a failure is logged, and the next round tries again.
+
+    Any failure: nothing that goes wrong here may take the mount, and what it has not flushed yet, with it.
+    """
+    failing: set[type[Exception]] = set()
     while True:
         await trio.sleep(period_s * random.uniform(1 - JITTER, 1 + JITTER))
         try:
             await work()
-            failing = False
-        except (FsError, CorruptRecord) as error:
-            if not failing:
-                log.warning("%s failed, trying again every %g s: %s", name, period_s, error)
-            failing = True
+            failing.clear()
+        except Exception as error:
+            if type(error) not in failing:
+                bug = None if isinstance(error, EXPECTED) else error
+                log.warning("%s failed, trying again every %g s: %s", name, period_s, error, exc_info=bug)
+            failing.add(type(error))
+
+
+async def _keep_on(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """The same for work that goes on by itself."""
+    while True:
+        try:
+            await work()
+            return
+        except Exception:
+            log.exception("%s failed; it goes on", name)
+            await trio.sleep(RESTART_S)
 
 
 async def heartbeat(client: "MetaClient") -> None:

@@ -290,6 +290,35 @@ async def test_jobs_are_for_clients_that_do_them(bgjob: bool, monkeypatch: pytes
     assert set(done) == wanted
 
 
+@pytest.mark.logs("failed")
+@pytest.mark.parametrize("error", [OverflowError("too much"), ExceptionGroup("several", [ValueError("one")])])
+async def test_jobs_outlive_any_failure(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(background, "FLUSH_S", 0.001)
+    monkeypatch.setattr(background, "RESTART_S", 0.001)
+    done: list[str] = []
+
+    async def fail(client: MetaClient) -> None:
+        done.append("flush")
+        raise error
+
+    async def draw(client: MetaClient) -> None:
+        done.append("draw")
+        raise error
+
+    monkeypatch.setattr(MetaClient, "flush_usage", fail)
+    monkeypatch.setattr(MetaClient, "refill_ids", draw)
+    client = await new_volume(MemoryEngine())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(client.run)
+        await eventually_async(lambda: done.count("flush") > 5 and done.count("draw") > 5)
+        nursery.cancel_scope.cancel()
+    told = [record for record in caplog.records if record.message.startswith("usage flush failed")]
+    assert len(told) == 1
+    assert told[0].exc_info
+
+
 @pytest.mark.parametrize("read_only", [True, False])
 async def test_a_client_without_a_session_can_close(engine: Engine, read_only: bool) -> None:
     client = await new_volume(engine)
