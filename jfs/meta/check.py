@@ -27,6 +27,7 @@ from jfs.meta.types import (
     Ino,
     Slice,
     SliceRef,
+    int64,
     is_trash,
 )
 from jfs.meta.usage import load_usage
@@ -156,9 +157,10 @@ async def _check_inodes(client: "MetaClient") -> AsyncIterator[Finding]:
         for finding in await read(client.engine, _check_nameless, ino, client.now_s()):
             yield finding
     space, inodes = await read(client.engine, load_usage)
-    if (space, inodes) != (tally.space, tally.inodes):
-        message = f"usage is {space} bytes, {inodes} inodes, but should be {tally.space} bytes, {tally.inodes} inodes"
-        yield Finding("usage", 0, message, partial(repairs.set_usage, space=tally.space, inodes=tally.inodes))
+    counted = int64(tally.space)
+    if (space, inodes) != (counted, tally.inodes):
+        message = f"usage is {space} bytes, {inodes} inodes, but should be {counted} bytes, {tally.inodes} inodes"
+        yield Finding("usage", 0, message, partial(repairs.set_usage, space=counted, inodes=tally.inodes))
 
 
 async def _all_attrs(client: "MetaClient") -> AsyncIterator[tuple[Ino, Attr]]:
@@ -221,11 +223,12 @@ async def _check_dir(tx: Transaction, ino: Ino, dir_stats: bool, tally: _Tally |
 async def _check_dir_stat(tx: Transaction, ino: Ino, total: DirStat) -> list[Finding]:
     """Lengths may drift (the peer's clones make them), space and inodes may not; a missing record is no mistake."""
     stat = await tx.dir_stat(ino)
-    if stat is None or (stat.space, stat.inodes) == (total.space, total.inodes):
+    space = int64(total.space)
+    if stat is None or (stat.space, stat.inodes) == (space, total.inodes):
         return []
     message = (
         f"directory {ino} counts {stat.space} bytes, {stat.inodes} inodes, "
-        f"but should count {total.space} bytes, {total.inodes} inodes"
+        f"but should count {space} bytes, {total.inodes} inodes"
     )
     return [Finding("dir stat", ino, message, partial(repairs.recount_dir_stat, ino=ino))]
 

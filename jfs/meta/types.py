@@ -48,6 +48,11 @@ def is_trash(ino: Ino) -> bool:
     return ino >= TRASH_INO
 
 
+def int64(value: int) -> int:
+    """The value in 64 bits with a sign, gone round: books that pass through what does not fit are right again after it."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
 def charged_space(length: int) -> int:
     """Bytes of usage charged for an inode of this length: whole 4 KiB pages, at least one (format: A4)."""
     return (length + 4095) & ~4095 if length > 0 else 4096

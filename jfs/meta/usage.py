@@ -14,7 +14,7 @@ from jfs.meta.access import usage
 from jfs.meta.run import read, run
 from jfs.meta.settings import Settings
 from jfs.meta.transaction import Charges, Engine, Transaction, add_dir_delta
-from jfs.meta.types import TRASH_INO, TYPE_DIR, DirStat, Ino
+from jfs.meta.types import TRASH_INO, TYPE_DIR, DirStat, Ino, int64
 
 DIRS_AT_ONCE: Final = 20
 PATIENCE: Final = 5
@@ -66,17 +66,23 @@ async def add_usage(tx: Transaction, space: int, inodes: int) -> tuple[int, int]
 async def add_dir_stats(
     tx: Transaction, changes: Sequence[tuple[Ino, DirDelta]], negative_too: bool
 ) -> tuple[list[Ino], list[Ino]]:
-    """Add to directory statistics.  Left alone and returned: those that were missing, those that would be negative."""
+    """Add to directory statistics.  Left alone and returned: those that were missing, those that would become negative.
+
+    Sparse files may add up to more than 64 bits.  Such a sum goes round, is stored as it comes, and is right again when it
+    has become small.
+    """
     missing, negative = [], []
     for ino, (length, space, inodes) in changes:
         stat = await tx.dir_stat(ino)
         if stat is None:
             missing.append(ino)
             continue
-        stat.length += length
-        stat.space += space
+        least, most = min(stat.length, stat.space, stat.inodes), max(stat.length + length, stat.space + space)
+        stat.length = int64(stat.length + length)
+        stat.space = int64(stat.space + space)
         stat.inodes += inodes
-        if min(stat.length, stat.space, stat.inodes) < 0 and not negative_too:
+        gone_round = least < 0 or most >= 1 << 63
+        if min(stat.length, stat.space, stat.inodes) < 0 and not gone_round and not negative_too:
             negative.append(ino)
         else:
             tx.put_dir_stat(ino, stat)
@@ -96,7 +102,7 @@ async def count_dir(tx: Transaction, ino: Ino) -> DirStat:
                 total.space += space
                 total.inodes += 1
         if len(page) < _PAGE:
-            return total
+            return DirStat(int64(total.length), int64(total.space), total.inodes)
         after = page[-1].name
 
 

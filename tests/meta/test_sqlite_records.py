@@ -320,9 +320,30 @@ def test_damaged_attributes(engine: Sqlite3Engine, other: sqlite3.Connection, co
             asked(engine, question)
 
 
+def test_sums_of_the_peer_that_became_reals(engine: Sqlite3Engine, other: sqlite3.Connection) -> None:
+    """More than 64 bits of sparse files: SQLite's addition gives a REAL."""
+    other.execute("INSERT INTO jfs_counter VALUES ('usedSpace', 1 << 62)")
+    other.execute("UPDATE jfs_counter SET value=value+value")
+    other.execute("INSERT INTO jfs_dir_stats VALUES (3, 1 << 62, -1 << 62, 5)")
+    other.execute("UPDATE jfs_dir_stats SET data_length=data_length*3, used_space=used_space*3")
+    assert other.execute("SELECT typeof(value) FROM jfs_counter").fetchall() == [("real",)]
+    assert asked(engine, lambda tx: tx.counter("usedSpace")) == -(1 << 63)
+    assert asked(engine, lambda tx: tx.dir_stat(3)) == DirStat(-(1 << 62), 1 << 62, 5)
+    assert asked(engine, lambda tx: tx.all_dir_stats(None, 9)) == ([(3, DirStat(-(1 << 62), 1 << 62, 5))], None)
+    assert run_inline(run(engine, lambda tx: tx.add_counter("usedSpace", -1)))[0] == (1 << 63) - 1
+    assert other.execute("SELECT typeof(value) FROM jfs_counter").fetchall() == [("integer",)]
+
+
 @pytest.mark.parametrize(
     ("damage", "question", "key"),
     [
+        ("INSERT INTO jfs_counter VALUES ('usedSpace', 1.5)", lambda tx: tx.counter("usedSpace"), "counter usedSpace"),
+        (
+            "INSERT INTO jfs_counter VALUES ('usedSpace', 9e999)",
+            lambda tx: tx.counter("usedSpace"),
+            "counter usedSpace",
+        ),
+        ("INSERT INTO jfs_counter VALUES ('nextInode', 1e19)", lambda tx: tx.counter("nextInode"), "counter nextInode"),
         ("INSERT INTO jfs_node VALUES (1,9,0,0,0,0,0,0,0,0,0,0,1,0,0,0,0,0,0)", lambda tx: tx.attr(1), "node 1"),
         ("INSERT INTO jfs_chunk VALUES (1,2,0,X'00ff')", lambda tx: tx.slices(2, 0), "chunk 2/0"),
         ("INSERT INTO jfs_chunk VALUES (1,2,0,X'00ff')", lambda tx: tx.append_slices(2, 0, []), "chunk 2/0"),

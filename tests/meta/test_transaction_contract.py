@@ -540,6 +540,14 @@ async def test_counters(engine: Engine, name: str) -> None:
         assert await tx.add_counter(name, 1) == 4
 
 
+async def test_a_counter_goes_round(engine: Engine) -> None:
+    async with engine.transaction(write=True) as tx:
+        tx.put_counter("usedSpace", 2**63 - 2)
+        assert await tx.add_counter("usedSpace", 2**57) == -(2**63) + 2**57 - 2
+    async with engine.transaction(write=True) as tx:
+        assert await tx.add_counter("usedSpace", 3 * 2**64 - 2**57) == 2**63 - 2
+
+
 async def test_settings(engine: Engine) -> None:
     text = '{\n"Name": "vol-é"\n}'.encode()
     async with engine.transaction(write=True) as tx:

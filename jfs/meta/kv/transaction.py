@@ -21,6 +21,7 @@ from jfs.meta.types import (
     Session,
     Slice,
     SliceRef,
+    int64,
 )
 
 PAGE: Final = 1000
@@ -312,7 +313,7 @@ class KvTransaction:
     async def add_counter(self, name: str, delta: int) -> int:
         value = await self.counter(name)
         if delta:
-            value += delta
+            value = int64(value + delta)
             self.put_counter(name, value)
         return value
 

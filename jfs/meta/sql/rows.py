@@ -4,11 +4,12 @@ The checks that a row is what the schema says are here: SQLite lets any value in
 named, not guessed at.  Whatever SQL text a column holds arrives as bytes (see `sqlite3.py`).
 """
 
+import math
 from typing import Any, Final
 
 from jfs.errors import CorruptRecord
 from jfs.meta.schema import decode_slice_refs, decode_slices
-from jfs.meta.types import Attr, DelayedSlices, Dentry, Ino, Slice
+from jfs.meta.types import Attr, DelayedSlices, Dentry, Ino, Slice, int64
 
 Row = tuple[Any, ...]
 
@@ -142,6 +143,18 @@ def integers(key: str, row: Row) -> Row:
         if type(value) is not int:
             raise CorruptRecord(key, f"{value!r:.100} where an integer should be")
     return row
+
+
+def sums(key: str, row: Row) -> Row:
+    """The row, if it holds nothing but integers and what SQLite makes of sums beyond 64 bits, as the peer adds: REALs.
+
+    Those come back near to where the sum has gone round to; fsck tells how far off.
+    """
+    return integers(key, tuple(int64(int(value)) if _is_overflown(value) else value for value in row))
+
+
+def _is_overflown(value: Any) -> bool:
+    return type(value) is float and 2.0**63 <= abs(value) < math.inf
 
 
 def blob(key: str, value: Any) -> bytes:

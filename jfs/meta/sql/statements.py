@@ -113,10 +113,6 @@ class Statements:
 
     def _books(self, p: str) -> None:
         self.counter = f"SELECT value FROM {p}counter WHERE name=?"
-        self.add_counter = (
-            f"INSERT INTO {p}counter (name,value) VALUES (?,?)"
-            " ON CONFLICT (name) DO UPDATE SET value=value+excluded.value RETURNING value"
-        )
         self.put_counter = _upsert(f"{p}counter", "name", "value")
         self.settings = f"SELECT value FROM {p}setting WHERE name='format'"
         self.put_settings = (

@@ -20,6 +20,7 @@ from jfs.meta.sql.rows import (
     integers,
     node_row,
     slices_of,
+    sums,
     unsigned,
 )
 from jfs.meta.sql.statements import Statements
@@ -39,6 +40,7 @@ from jfs.meta.types import (
     Session,
     Slice,
     SliceRef,
+    int64,
 )
 
 _SLICE_BYTES: Final = 24
@@ -296,12 +298,17 @@ class SqlTransaction:
 
     async def counter(self, name: str) -> int:
         row = self._execute(self._sql.counter, (name,)).fetchone()
-        return 0 if row is None else int(integers(f"counter {name}", row)[0])
+        if row is None:
+            return 0
+        read = sums if name == "usedSpace" else integers
+        return int(read(f"counter {name}", row)[0])
 
     async def add_counter(self, name: str, delta: int) -> int:
-        if not delta:
-            return await self.counter(name)
-        return int(integers(f"counter {name}", (self._one(self._sql.add_counter, name, delta),))[0])
+        value = await self.counter(name)
+        if delta:
+            value = int64(value + delta)  # SQLite would make a REAL of what does not fit
+            self.put_counter(name, value)
+        return value
 
     def put_counter(self, name: str, value: int) -> None:
         self._execute(self._sql.put_counter, (name, value))
@@ -356,7 +363,7 @@ class SqlTransaction:
 
     async def dir_stat(self, ino: Ino) -> DirStat | None:
         row = self._execute(self._sql.dir_stat, (ino,)).fetchone()
-        return None if row is None else DirStat(*integers(f"dir_stats {ino}", row))
+        return None if row is None else DirStat(*sums(f"dir_stats {ino}", row))
 
     def put_dir_stat(self, ino: Ino, dir_stat: DirStat) -> None:
         self._execute(self._sql.put_dir_stat, (ino, dir_stat.length, dir_stat.space, dir_stat.inodes))
@@ -399,7 +406,7 @@ class SqlTransaction:
 
     async def all_dir_stats(self, cursor: bytes | None, limit: int) -> tuple[list[tuple[Ino, DirStat]], bytes | None]:
         rows = self._rows(self._sql.all_dir_stats, _after(cursor), limit)
-        found = [(row[0], DirStat(*integers(f"dir_stats {row[0]}", row[1:]))) for row in rows]
+        found = [(row[0], DirStat(*sums(f"dir_stats {row[0]}", row[1:]))) for row in rows]
         return found, _cursor(rows, limit)
 
     async def all_parents(self, cursor: bytes | None, limit: int) -> tuple[list[tuple[Ino, Ino, int]], bytes | None]:
