@@ -106,6 +106,8 @@ class ReadAhead:
             ahead.data = await self._blocks.read(slice_id, size, start, ahead.size, fingerprint)
         except StoreError as error:  # whoever reads the block tries for himself, and is told
             log.debug("reading ahead, block %d of slice %d: %s", number, slice_id, error)
+        except Exception:  # what is only ahead of a read must not end the mount
+            log.exception("reading ahead, block %d of slice %d", number, slice_id)
         finally:
             self._fetching -= 1
             if ahead.data is None:

@@ -264,6 +264,8 @@ class Reader:
                 await self._load(file, index)
             except (FsError, CorruptRecord) as error:  # whoever reads the chunk is told
                 log.debug("reading ahead, inode %d chunk %d: %s", file.ino, index, error)
+            except Exception:  # what is only ahead of a read must not end the mount
+                log.exception("reading ahead, inode %d chunk %d", file.ino, index)
             finally:
                 stream.loading = False
 

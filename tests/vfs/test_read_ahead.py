@@ -11,7 +11,7 @@ import trio
 from jfs.chunk.memory_cache import MemoryCache
 from jfs.errors import FsError, StoreError
 from jfs.meta.engines import open_engine
-from jfs.meta.types import CHUNK_SIZE
+from jfs.meta.types import CHUNK_SIZE, Slice
 from jfs.vfs import read_ahead as read_ahead_module
 from jfs.vfs.handles import Handle
 from jfs.vfs.vfs import VfsOptions
@@ -33,7 +33,7 @@ class LatentStore(ScriptedStore):
         self.under_way = 0
         self.most = 0
         self.gets: list[tuple[str, int, int | None]] = []
-        self.broken = False
+        self.broken: Exception | None = None
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         with self._lock:
@@ -42,8 +42,8 @@ class LatentStore(ScriptedStore):
             self.most = max(self.most, self.under_way)
         try:
             self._delay.wait(LATENCY_S)
-            if self.broken:
-                raise StoreError("the store is away")
+            if self.broken is not None:
+                raise self.broken
             return super().get(key, offset, length)
         finally:
             with self._lock:
@@ -195,18 +195,43 @@ async def test_what_nobody_came_for_is_dropped(monkeypatch: pytest.MonkeyPatch) 
         await m.close(handle)
 
 
-@pytest.mark.logs("cannot be read", "read inode")
-async def test_a_store_that_fails_ahead_is_asked_again() -> None:
+@pytest.mark.logs("cannot be read", "read inode", "reading ahead, block")
+@pytest.mark.parametrize("error", [StoreError("the store is away"), ZeroDivisionError("a bug")], ids=["fault", "bug"])
+async def test_a_store_that_fails_ahead_is_asked_again(error: Exception) -> None:
     async with with_file(32 * BLOCK, cached=False) as (m, store, content):
         handle = await m.open(b"f", RDONLY)
         assert await read_on(m, handle, 0, 2 * BLOCK) == content[: 2 * BLOCK]
-        store.broken = True
+        store.broken = error
         await eventually_async(lambda: store.under_way == 0)
-        with pytest.raises(FsError):
+        with pytest.raises((FsError, ZeroDivisionError)):
             for at in range(2 * BLOCK, 32 * BLOCK, 16 * KIB):
                 await m.read(handle, at, 16 * KIB)
-        store.broken = False
+        store.broken = None
         assert await read_on(m, handle, 2 * BLOCK, 32 * BLOCK) == content[2 * BLOCK :]
+        await m.close(handle)
+
+
+@pytest.mark.logs("reading ahead, inode")
+async def test_records_that_fail_ahead_do_not_end_the_mount(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with mounted() as m:
+        data = pattern(4 * BLOCK)
+        handle = await m.create(b"f")
+        await m.write(handle, CHUNK_SIZE - len(data), data * 2)
+        await m.close(handle)
+        read_chunk = m.meta.read_chunk
+        failed = trio.Event()
+
+        async def buggy(ino: int, index: int) -> list[Slice]:
+            if index == 1 and not failed.is_set():
+                failed.set()
+                raise ZeroDivisionError
+            return await read_chunk(ino, index)
+
+        monkeypatch.setattr(m.meta, "read_chunk", buggy)
+        handle = await m.open(b"f", RDONLY)
+        assert await read_on(m, handle, CHUNK_SIZE - len(data), CHUNK_SIZE) == data
+        await failed.wait()
+        assert await m.read(handle, CHUNK_SIZE, len(data)) == data
         await m.close(handle)
 
 
