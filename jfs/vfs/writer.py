@@ -8,8 +8,8 @@ Order.  Later records of a chunk hide earlier ones, so those of one chunk are co
 were begun: sealing a slice seals all before it, and a slice waits for the one before it.  For the same reason a write joins
 an open slice only if no younger slice overlaps it.  `dirty_slice` tells how small scattered writes share a slice.
 
-Errors.  A block that the store refuses is tried again, then the slice is dropped: logged, counted in `error_seq`, and so
-reported on every handle once, by its next fsync, flush or write.
+Errors.  A block that the store refuses is tried again, and so is one that cannot be stored for any other reason; then the
+slice is dropped: logged, counted in `error_seq`, and so reported on every handle once, by its next fsync, flush or write.
 """
 
 import errno
@@ -44,6 +44,8 @@ small writes elsewhere are packed into the youngest; a large one has the oldest 
 OLD_S: Final = 5.0
 IDLE_S: Final = 1.0
 RETRY_PAUSE_S: Final = 0.5
+UNFORESEEN_S: Final = 60.0
+"""So long a block is tried again that fails in a way which nobody below has been patient with: no thread to be had, a bug."""
 
 REFUSED: Final = {errno.ENOSPC: errno.ENOSPC, errno.EDQUOT: errno.EDQUOT, errno.EROFS: errno.EROFS} | dict.fromkeys(
     (errno.ENOENT, errno.EPERM, errno.EINVAL), errno.EBADF
@@ -406,6 +408,7 @@ class FileWriter:
     async def _put(self, piece: DirtySlice, number: int, data: memoryview) -> None:
         """Raises FsError once the store has refused the block for good."""
         tries = self._context.put_tries
+        deadline: float | None = None
         while True:
             try:
                 mark = self._context.meta.fingerprinting
@@ -420,6 +423,12 @@ class FileWriter:
                     log.error("inode %d: block %d_%d is given up: %s", self._file.ino, piece.id, number, error)
                     raise FsError(errno.EIO) from error
                 log.warning("inode %d: block %d_%d: %s; trying again", self._file.ino, piece.id, number, error)
+            except Exception as error:
+                deadline = deadline or trio.current_time() + UNFORESEEN_S
+                log.exception("inode %d: block %d_%d", self._file.ino, piece.id, number)
+                if trio.current_time() >= deadline:
+                    log.error("inode %d: block %d_%d is given up: %s", self._file.ino, piece.id, number, error)
+                    raise FsError(errno.EIO) from error
             await trio.sleep(RETRY_PAUSE_S)
 
     async def _finish(self, piece: DirtySlice, _: int) -> None:
@@ -502,6 +511,8 @@ class FileWriter:
             await self._context.blocks.remove(piece.id, piece.length)
         except StoreError as error:
             log.warning("blocks of the lost slice %d stay until the next gc: %s", piece.id, error)
+        except Exception:  # nobody waits for this, so nobody would hear of it
+            log.exception("blocks of the lost slice %d stay until the next gc", piece.id)
 
     def _end(self, piece: DirtySlice) -> None:
         """The slice is committed or given up."""

@@ -1,14 +1,16 @@
 """The write path: slices, order, memory, errors."""
 
 import errno
+import itertools
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from jfs.errors import FsError
+from jfs.errors import FsError, StoreError
 from jfs.meta.inodes import AttrChange
 from jfs.meta.kv.memory import MemoryEngine
 from jfs.meta.types import CHUNK_SIZE, ROOT, ROOT_INO, TRASH_INO
@@ -17,7 +19,7 @@ from jfs.vfs import writer as writer_module
 from jfs.vfs.dirty_slice import MOST_PIECES
 from jfs.vfs.vfs import VfsOptions
 from tests.deadline import eventually_async
-from tests.vfs.mounted import BLOCK, MIB, RDONLY, RDWR, WRONLY, ScriptedStore, mount, mounted, pattern
+from tests.vfs.mounted import BLOCK, MIB, RDONLY, RDWR, WRONLY, Mounted, ScriptedStore, mount, mounted, pattern
 
 
 @pytest.fixture
@@ -422,6 +424,72 @@ async def test_a_put_that_fails_once_is_tried_again(quick_retries: None) -> None
         await m.write(handle, 0, pattern(3 * BLOCK + 1))
         await m.close(handle)
         assert await m.content(b"f") == pattern(3 * BLOCK + 1)
+
+
+def put_raises(m: Mounted, monkeypatch: pytest.MonkeyPatch, errors: Iterable[Exception]) -> None:
+    """The block store's puts fail with these, and work from then on."""
+    put, failures = m.vfs.blocks.put, iter(errors)
+
+    async def buggy(*args: Any, **named: Any) -> bytes:
+        for error in failures:
+            raise error
+        return await put(*args, **named)
+
+    monkeypatch.setattr(m.vfs.blocks, "put", buggy)
+
+
+@pytest.mark.logs(r"inode \d+: block \d+_\d+$")
+async def test_a_put_that_fails_as_nobody_foresaw_is_tried_again(
+    quick_retries: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More often than one that the store has failed after all its own patience."""
+    async with mounted() as m:
+        put_raises(m, monkeypatch, [ZeroDivisionError(), RuntimeError("can't start new thread")] * 3)
+        handle = await m.create(b"f")
+        await m.write(handle, 0, pattern(3 * BLOCK + 1))
+        await m.close(handle)
+        assert await m.content(b"f") == pattern(3 * BLOCK + 1)
+
+
+@pytest.mark.logs(r"inode \d+: block \d+_\d+$", "given up", "are lost")
+async def test_one_that_fails_so_for_long_is_eio(quick_retries: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "UNFORESEEN_S", 0.05)
+    async with mounted() as m:
+        handle = await m.create(b"f")
+        await m.write(handle, 0, pattern(2 * BLOCK))
+        with monkeypatch.context() as patch:
+            put_raises(m, patch, itertools.repeat(RuntimeError("can't start new thread")))
+            await fails(errno.EIO, m.vfs.fsync(handle.fh))
+        await m.write(handle, 0, pattern(BLOCK))
+        await m.close(handle)
+        assert await m.content(b"f") == pattern(BLOCK)
+        assert m.vfs.pool.used == 0
+
+
+@pytest.mark.logs("trying again", "given up", "are lost", "stay until the next gc")
+@pytest.mark.parametrize("error", [StoreError("away"), RuntimeError("can't start new thread")], ids=["fault", "bug"])
+async def test_blocks_of_a_lost_slice_that_cannot_be_removed(
+    quick_retries: None, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """No write waits for that, and the mount goes on."""
+    asked = trio.Event()
+
+    async def buggy(*_: object) -> None:
+        asked.set()
+        raise error
+
+    async with mounted() as m:
+        handle = await m.create(b"f")
+        m.store.failing = lambda number, key: True
+        monkeypatch.setattr(m.vfs.blocks, "remove", buggy)
+        await m.write(handle, 0, pattern(BLOCK))
+        await m.write(handle, CHUNK_SIZE, b"x")
+        await fails(errno.EIO, m.vfs.fsync(handle.fh))
+        await asked.wait()
+        m.store.failing = lambda number, key: False
+        await m.write(handle, 0, b"well")
+        await m.close(handle)
+        assert await m.content(b"f") == b"well"
 
 
 @pytest.mark.logs("trying again", "given up", r"inode \d+: \d+ bytes at 0 are lost")
