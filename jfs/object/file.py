@@ -201,7 +201,7 @@ class FileStore:
         wanted = sorted(set(keys))
         try:
             if len(wanted) >= SYNCFS_FROM:
-                self._sync_everything()
+                self._sync_file_systems(wanted)
             else:
                 self._sync_each(wanted)
         except OSError as error:
@@ -213,6 +213,23 @@ class FileStore:
             syncfs(fd)
         finally:
             os.close(fd)
+
+    def _sync_file_systems(self, keys: Iterable[str]) -> None:
+        """Those that the keys' folders are on: a disk may be mounted at any folder below the root, or a link lead to it."""
+        flushed: set[int] = set()
+        for folder in sorted({os.path.dirname(self._root + key) for key in keys}):
+            try:
+                device = os.stat(folder).st_dev
+                if device in flushed:
+                    continue
+                fd = os.open(folder, os.O_RDONLY)
+            except FileNotFoundError:
+                continue  # removed since: nothing is left to lose
+            try:
+                syncfs(fd)
+            finally:
+                os.close(fd)
+            flushed.add(device)
 
     def _sync_each(self, keys: Iterable[str]) -> None:
         folders: set[str] = set()

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,27 @@ def test_many_objects_are_flushed_at_once(store: FileStore, monkeypatch: pytest.
         store.put(name, b"x")
     store.sync(names)
     assert len(calls) == 1
+
+
+def test_every_file_system_that_holds_some_of_them_is_flushed(
+    store: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = Path("/dev/shm")
+    if not os.access(elsewhere, os.W_OK) or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system")
+    flushed: list[int] = []
+    monkeypatch.setattr(file_module, "syncfs", lambda fd: flushed.append(os.fstat(fd).st_dev))
+    with tempfile.TemporaryDirectory(dir=elsewhere) as there:
+        (tmp_path / "vol/chunks").mkdir(parents=True)
+        (tmp_path / "vol/chunks/1").symlink_to(there)
+        names = [f"chunks/{number % 3}/{number // 3}_0_1" for number in range(2 * file_module.SYNCFS_FROM)]
+        for name in names:
+            store.put(name, b"x")
+        store.sync([*names, "chunks/removed/1_0_1"])
+        assert sorted(flushed) == sorted([tmp_path.stat().st_dev, elsewhere.stat().st_dev])
+        flushed.clear()
+        store.sync([name for name in names if "/1/" not in name])
+        assert flushed == [tmp_path.stat().st_dev]
 
 
 @pytest.mark.parametrize("count", [1, file_module.SYNCFS_FROM])
