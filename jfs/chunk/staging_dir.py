@@ -106,6 +106,10 @@ class StagingDir:
         """Make those of the blocks that are staged here durable, with their names.  Raises StoreError."""
         self._flusher.sync(keys)
 
+    def sync_all(self) -> None:
+        """The same for all that is staged here, whoever did it.  Raises StoreError."""
+        self._flusher.sync_all()
+
     def scan(self) -> Iterator[Found]:
         """What is staged; temporary files that nobody is writing any more go.  Raises OSError."""
         for key, found in walk(self._root):

@@ -98,6 +98,8 @@ class BlockStore:
         self._many_unsynced = trio.Event()
         self._sync_round: _SyncRound | None = None
         self._sync_error: StoreError | None = None
+        self.inherits = False
+        """Whether there may be blocks of a mount that died, which nobody has flushed: the next `sync` does."""
         self._to_prefetch, self._prefetches = trio.open_memory_channel[tuple[str, int, bytes]](PREFETCH_QUEUE)
         self.staging: Staging | None = None
         if isinstance(cache, DiskCache) and not options.read_only:
@@ -531,7 +533,7 @@ class BlockStore:
             if flushing is not None:
                 await flushing.done.wait()
                 failure = failure or flushing.error
-            elif self._unsynced:
+            elif self._unsynced or self.inherits:
                 failure = await self._flush_unsynced() or failure
                 break
         if failure is None:
@@ -545,6 +547,9 @@ class BlockStore:
         self._many_unsynced = trio.Event()
         flushing = self._sync_round = _SyncRound()
         try:
+            if self.inherits:
+                self.inherits = False
+                await trio.to_thread.run_sync(self._sync_all)
             await self._sync_keys(keys)
         except StoreError as error:
             # The keys are not put back: the kernel has dropped their dirty pages, and a second flush would claim success.
@@ -557,6 +562,13 @@ class BlockStore:
             self._sync_round = None
             flushing.done.set()
         return flushing.error
+
+    def _sync_all(self) -> None:
+        """Who syncs a file that a mount wrote before it died relies on all of its blocks.  Raises StoreError."""
+        if self.staging is not None:
+            for folder in self.staging.dirs:
+                folder.sync_all()
+        self._store.sync_all()
 
     async def _sync_keys(self, keys: set[str]) -> None:
         """Flush the blocks where they are: staged, or in the store.  Raises StoreError."""

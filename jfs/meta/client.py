@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 import jfs
-from jfs.errors import FsError, StoreError, UserError
+from jfs.errors import CorruptRecord, FsError, StoreError, UserError
 from jfs.meta import background, files, fingerprints, inodes, jobs, namespace, sessions, trash, volume_format, xattrs
 from jfs.meta.access import X, permitted
 from jfs.meta.ahead import Ahead
@@ -688,7 +688,7 @@ class MetaClient:
             try:
                 await self._inodes.refill()
                 await self._slices.refill()
-            except (FsError, StoreError) as error:
+            except (FsError, StoreError, CorruptRecord, OSError) as error:
                 log.warning("drawing ids ahead failed: %s", error)
             await self._ids_low.wait()
 

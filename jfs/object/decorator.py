@@ -41,5 +41,8 @@ class Decorator:
     def sync(self, keys: Iterable[str]) -> None:
         self.inner.sync(keys)
 
+    def sync_all(self) -> None:
+        self.inner.sync_all()
+
     def close(self) -> None:
         self.inner.close()

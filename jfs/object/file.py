@@ -207,6 +207,14 @@ class FileStore:
         except OSError as error:
             raise StoreError(f"sync {self._root}: {error.strerror}") from error
 
+    def sync_all(self) -> None:
+        try:
+            self._sync_everything()
+        except FileNotFoundError:  # there never were any
+            return
+        except OSError as error:
+            raise StoreError(f"sync {self._root}: {error.strerror}") from error
+
     def _sync_everything(self) -> None:
         fd = os.open(self._root if self._root.endswith("/") else os.path.dirname(self._root), os.O_RDONLY)
         try:

@@ -58,6 +58,9 @@ class MemoryStore:
     def sync(self, keys: Iterable[str]) -> None:
         """Nothing here survives the process, and nothing promised that it would."""
 
+    def sync_all(self) -> None:
+        """As `sync`."""
+
     def close(self) -> None:
         """The objects stay: another handle on this store may hold them."""
 

@@ -272,6 +272,9 @@ class S3Store:
     def sync(self, keys: Iterable[str]) -> None:
         """Put means stored."""
 
+    def sync_all(self) -> None:
+        """Put means stored."""
+
     def close(self) -> None:
         if self._reach is not None:
             self._reach[0].close()

@@ -67,6 +67,10 @@ class Sharded:
         for number, part in by_store.items():
             self.stores[number].sync(part)
 
+    def sync_all(self) -> None:
+        for store in self.stores:
+            store.sync_all()
+
     def close(self) -> None:
         for store in self.stores:
             store.close()

@@ -90,5 +90,8 @@ class ObjectStore(Protocol):
     def sync(self, keys: Iterable[str]) -> None:
         """Return once these objects, put before, survive a power cut.  Remote stores: at once, put means stored."""
 
+    def sync_all(self) -> None:
+        """The same for all objects, whoever put them."""
+
     def close(self) -> None:
         """Let go of connections and descriptors."""

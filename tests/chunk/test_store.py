@@ -395,3 +395,31 @@ async def test_what_the_cache_keeps() -> None:
     assert blocks.stats.misses == 2
     await blocks.read(1, BLOCK + 10, 7, 100)
     assert blocks.stats.hits == 1
+
+
+@pytest.mark.logs("flushing")
+async def test_what_a_mount_left_that_died_is_flushed_once(tmp_path: Path) -> None:
+    flushes: list[str] = []
+
+    class Watched(FileStore):
+        def sync(self, keys: Iterable[str]) -> None:
+            flushes.append("some")
+            super().sync(keys)
+
+        def sync_all(self) -> None:
+            flushes.append("all")
+            if len(flushes) == 1:
+                raise StoreError("broken")
+            super().sync_all()
+
+    blocks = make(Watched(f"{tmp_path}/"))
+    await blocks.sync()
+    assert flushes == []
+    blocks.inherits = True
+    with pytest.raises(StoreError, match="broken"):
+        await blocks.sync()
+    blocks.inherits = True
+    await blocks.put(1, 0, b"x")
+    await blocks.sync()
+    await blocks.sync()
+    assert flushes == ["all", "all", "some"]

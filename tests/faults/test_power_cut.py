@@ -176,3 +176,49 @@ def test_one_small_fsync_outlives_a_power_cut(tmp_path: Path, small_disk: Callab
     assert_control_is_lost(disk)
     with volume.mounted(JFS, at=tmp_path / "mp", expect_log=CUT) as mount:
         assert (mount.path / "f").read_bytes() == b"precious" * 1000
+
+
+def test_blocks_of_a_slice_that_the_cut_took_back_are_not_found_under_another(
+    tmp_path: Path, small_disk: Callable[..., Path]
+) -> None:
+    """A cache on another disk keeps the block of a file that nobody synced; the id in its name must not be drawn again."""
+    disk = small_disk("ext4", "300M", LAZY)
+    volume = format_volume(JFS, disk / "v", "drawnagain")
+    options = ("--cache-dir", str(tmp_path / "cache"))
+    subprocess.run(["sync", "-f", disk], check=True)
+    with volume.mounted(JFS, *options, at=tmp_path / "mp", expect_log=CUT) as mount:
+        (mount.path / "a").write_bytes(b"a" * 100_000)
+        eventually(lambda: list((tmp_path / "cache").rglob("*_0_100000")), 10, "its block in the cache")
+        (taken_back,) = (path.name for path in (tmp_path / "cache").rglob("*_0_100000"))
+        cut_power(disk)
+        mount.kill()
+    restart(disk)
+    with volume.mounted(JFS, *options, at=tmp_path / "mp", expect_log=CUT) as mount:
+        (mount.path / "b").write_bytes(b"b" * 100_000)
+        assert volume.objects[-1].name != taken_back
+    with volume.mounted(JFS, *options, at=tmp_path / "mp", expect_log=CUT) as mount:
+        assert (mount.path / "b").read_bytes() == b"b" * 100_000
+
+
+@pytest.mark.parametrize("options", [(), ("--writeback", "--upload-delay", "1h")], ids=["default", "writeback"])
+def test_fsync_covers_what_a_mount_wrote_that_died(
+    tmp_path: Path, small_disk: Callable[..., Path], options: tuple[str, ...]
+) -> None:
+    disk = small_disk("ext4", "300M", LAZY)
+    volume = format_volume(JFS, disk / "v", "heritage")
+    options = ("--cache-dir", str(disk / "cache"), "--free-space-ratio", "0.01", *options)
+    subprocess.run(["sync", "-f", disk], check=True)
+    with volume.mounted(JFS, *options, at=tmp_path / "mp", expect_log=CUT) as mount:
+        (mount.path / "f").write_bytes(b"precious" * 10_000)
+        mount.kill()
+    with volume.mounted(JFS, *options, at=tmp_path / "mp", expect_log=CUT) as mount:
+        descriptor = os.open(mount.path / "f", os.O_RDWR)
+        os.fsync(descriptor)
+        (disk / "control").write_bytes(b"never synced" * 1000)
+        cut_power(disk)
+        mount.kill()
+        outcome(lambda: os.close(descriptor))
+    restart(disk)
+    assert_control_is_lost(disk)
+    with volume.mounted(JFS, *options, at=tmp_path / "mp", expect_log=CUT) as mount:
+        assert (mount.path / "f").read_bytes() == b"precious" * 10_000

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
+import trio.testing
 
 from jfs.chunk.memory_cache import BlockCache
 from jfs.chunk.options import ChunkOptions
@@ -64,6 +65,9 @@ class ScriptedStore(MemoryStore):
         self.events.append("sync blocks " + " ".join(sorted(keys)))
         if self.sync_failure is not None:
             raise self.sync_failure
+
+    def sync_all(self) -> None:
+        self.events.append("sync all")
 
     def blocks(self) -> list[str]:
         return [info.key for info in self.list("chunks/")]
@@ -149,6 +153,7 @@ async def mount(
     vfs = Vfs(meta, blocks, options or VfsOptions(buffer_size=16 * MIB))
     async with trio.open_nursery() as nursery:
         await nursery.start(vfs.run)
+        await trio.testing.wait_all_tasks_blocked()  # the first ids are drawn, and made durable
         try:
             yield Mounted(vfs, meta, store)
         finally:
