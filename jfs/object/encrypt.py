@@ -93,12 +93,12 @@ class Encrypted(Decorator):
 
     def __init__(self, inner: ObjectStore, sealer: Sealer) -> None:
         super().__init__(inner)
-        self._sealer = sealer
+        self.sealer = sealer
 
     @property
     def overhead(self) -> int:
         """Bytes that an object has more in the store than its plain ones."""
-        return self._sealer.overhead
+        return self.sealer.overhead
 
     def describe(self) -> str:
         return self.inner.describe() + "(encrypted)"
@@ -111,7 +111,7 @@ class Encrypted(Decorator):
         """Raises BadObject too, for an object that is not what was put."""
         sealed = self.inner.get(key)
         try:
-            data = self._sealer.open(sealed)
+            data = self.sealer.open(sealed)
         except BadObject as error:
             raise BadObject(f"{key}: {error}") from None
         end = len(data) if length is None else offset + length
@@ -122,4 +122,4 @@ class Encrypted(Decorator):
         return None
 
     def put(self, key: str, data: Buffer) -> None:
-        self.inner.put(key, self._sealer.seal(data))
+        self.inner.put(key, self.sealer.seal(data))

@@ -5,6 +5,7 @@ from typing import Final
 import msgspec
 
 from jfs.errors import UserError
+from jfs.object.encrypt import Encrypted
 from jfs.object.file import FileStore
 from jfs.object.limit import Limit, Limits
 from jfs.object.memory import MemoryStore
@@ -79,3 +80,10 @@ def volume_part(bucket: ObjectStore, volume: str, io_retries: int = 10, limits: 
     """The part of the bucket that belongs to the volume, with patience, and at the pace of `limits`."""
     part: ObjectStore = Prefix(bucket, volume + "/")
     return Retry(part if limits is None else Limit(part, limits), io_retries)
+
+
+def impatient(store: ObjectStore) -> ObjectStore:
+    """A volume's store for who must not wait between tries, or has patience of his own: each call is one try."""
+    if isinstance(store, Encrypted):  # the outermost
+        return Encrypted(impatient(store.inner), store.sealer)
+    return store.inner if isinstance(store, Retry) else store
