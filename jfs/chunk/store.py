@@ -31,8 +31,8 @@ from jfs.chunk.stats import CacheCounts, ChunkStats, ObjectCounts
 from jfs.chunk.together import fetch_together
 from jfs.chunk.uploader import Target, Uploader
 from jfs.errors import BadObject, ObjectMissing, StoreError, StoreFull, UserError
-from jfs.object.retry import Retry
 from jfs.object.store import Buffer, Errand, ObjectStore
+from jfs.object.stores import impatient
 
 # Up to this size a write(2) into the page cache (150 µs with open and rename) is not worth the hop to a thread.
 INLINE_PUT: Final = 128 << 10
@@ -75,7 +75,7 @@ class BlockStore:
         self.stats = ChunkStats()
         self._store = store
         # Inline calls must not sleep between tries, so they go past the patience.
-        self._impatient = store.inner if isinstance(store, Retry) else store
+        self._impatient = impatient(store)
         self._codec = open_codec(options.compression)
         # Whether a part of a block can be had without the rest: an encrypted object is whole or nothing.
         self._ranged = self._codec.plain and not options.encrypted

@@ -10,11 +10,12 @@ from jfs.chunk.layout import block_key
 from jfs.chunk.memory_cache import MemoryCache
 from jfs.chunk.options import ChunkOptions
 from jfs.chunk.store import BlockStore
-from jfs.errors import BadObject
+from jfs.errors import BadObject, StoreError
 from jfs.object.encrypt import ALGORITHMS, Encrypted, Sealer
 from jfs.object.file import FileStore
 from jfs.object.memory import MemoryStore
-from jfs.object.store import ObjectStore
+from jfs.object.retry import Retry
+from jfs.object.store import Buffer, ObjectStore
 from tests.keys import rsa_key
 
 BLOCK = 64 << 10
@@ -61,6 +62,27 @@ async def test_every_range_reads_back(tmp_path: Path, compression: str, algorith
             assert await blocks.read(77, len(DATA), offset, length) == DATA[offset : offset + length]
             now = blocks.read_now(77, len(DATA), offset, length)
             assert now is None or now == DATA[offset : offset + length]
+    await blocks.close()
+
+
+async def test_a_staged_block_costs_one_try_and_the_uploader_is_patient() -> None:
+    """As without encryption: it can be cancelled, and its waits end when they should."""
+    inner = Recording()
+    store = Encrypted(Retry(inner, 1), Sealer(rsa_key(), ALGORITHMS[0]))
+    blocks = BlockStore(store, ChunkOptions(block_size=BLOCK, encrypted=True))
+    tries = []
+
+    def broken(key: str, data: Buffer) -> None:
+        tries.append(key)
+        raise StoreError("away")
+
+    put, inner.put = inner.put, broken  # type: ignore[method-assign]
+    with pytest.raises(StoreError, match="away"):
+        blocks._upload_once(key_of(1, 0), DATA[:BLOCK])
+    assert tries == [key_of(1, 0)]
+    inner.put = put  # type: ignore[method-assign]
+    blocks._upload_once(key_of(1, 0), DATA[:BLOCK])
+    assert await blocks.read(1, len(DATA), 0, BLOCK) == DATA[:BLOCK]
     await blocks.close()
 
 
