@@ -571,14 +571,20 @@ class BlockStore:
         self._store.sync_all()
 
     async def _sync_keys(self, keys: set[str]) -> None:
-        """Flush the blocks where they are: staged, or in the store.  Raises StoreError."""
+        """Flush the blocks where they are: staged, or in the store.  Raises StoreError, after it has tried both."""
+        failure: StoreError | None = None
         if self.staging is not None and self.staging:
             staged = [block for key in keys if (block := self.staging.get(key)) is not None]
             if staged:
                 keys = keys.difference(block.key for block in staged)
-                await self._uploader.sync(staged)
+                try:
+                    await self._uploader.sync(staged)
+                except StoreError as error:
+                    failure = error
         if keys:
             await trio.to_thread.run_sync(self._store.sync, keys)
+        if failure is not None:
+            raise failure
 
     # -- removing
 
@@ -594,11 +600,13 @@ class BlockStore:
         never: set[str] = set()
         if self.staging is not None:
             gone, never = await self.staging.discard(keys)
-        for start in range(0, len(keys), REMOVE_BATCH):
-            batch = keys[start : start + REMOVE_BATCH]
-            await trio.to_thread.run_sync(self._delete, batch, gone, never, limiter=self._uploads)
-        if self.staging is not None:
-            self.staging.left(gone)
+        try:
+            for start in range(0, len(keys), REMOVE_BATCH):
+                batch = keys[start : start + REMOVE_BATCH]
+                await trio.to_thread.run_sync(self._delete, batch, gone, never, limiter=self._uploads)
+        finally:
+            if self.staging is not None:
+                self.staging.left(gone)
 
     def _delete(self, keys: list[str], staged: set[str], never_put: set[str]) -> None:
         for key in keys:

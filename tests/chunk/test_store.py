@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from jfs.chunk.cache import DiskCache
 from jfs.chunk.layout import block_key
 from jfs.chunk.memory_cache import MemoryCache
 from jfs.chunk.options import ChunkOptions
@@ -423,3 +424,30 @@ async def test_what_a_mount_left_that_died_is_flushed_once(tmp_path: Path) -> No
     await blocks.sync()
     await blocks.sync()
     assert flushes == ["all", "all", "some"]
+
+
+@pytest.mark.logs("flushing")
+async def test_blocks_in_the_store_are_flushed_though_staged_ones_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[set[str]] = []
+
+    class Watched(FileStore):
+        def sync(self, keys: Iterable[str]) -> None:
+            flushed.append(set(keys))
+
+    options = ChunkOptions(
+        block_size=BLOCK, uuid="u", cache_dirs=[f"{tmp_path}/cache"], free_space_ratio=0.0001, writeback=True
+    )
+    blocks = BlockStore(Watched(f"{tmp_path}/obj/"), options, DiskCache(options))
+
+    async def broken(staged: object) -> None:
+        raise StoreError("the folder and the store are away")
+
+    await blocks.put(1, 0, b"staged")
+    await blocks.put(2, 0, b"stored", stage=False)
+    monkeypatch.setattr(blocks._uploader, "sync", broken)
+    with pytest.raises(StoreError, match="away"):
+        await blocks.sync()
+    assert flushed == [{block_key(2, 0, 6)}]
+    await blocks.close()
