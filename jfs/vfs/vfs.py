@@ -411,6 +411,8 @@ class Vfs:
             await self._drop_privileges(handle.cred, file)
         self.compactor.requests += 1
         await file.writer.write(offset, data, append=bool(flags & os.O_APPEND))
+        if flags & os.O_DSYNC and handle.direct_io:
+            await self.fsync(fh)  # after a direct write the kernel does not ask for it
         return size
 
     async def _drop_privileges(self, cred: Cred, file: OpenFile) -> None:

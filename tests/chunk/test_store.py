@@ -426,7 +426,7 @@ async def test_what_a_mount_left_that_died_is_flushed_once(tmp_path: Path) -> No
     assert flushes == ["all", "all", "some"]
 
 
-@pytest.mark.logs("flushing")
+@pytest.mark.logs("flushing", "are staged and not uploaded")
 async def test_blocks_in_the_store_are_flushed_though_staged_ones_cannot_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

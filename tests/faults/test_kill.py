@@ -95,6 +95,35 @@ def test_stale_mount_point_is_replaced(tmp_path: Path) -> None:
             assert (again.path / "f").read_text() == "kept"
 
 
+@pytest.mark.parametrize("sync_mount", [False, True])
+def test_what_a_synchronous_write_wrote_is_there(tmp_path: Path, *, sync_mount: bool) -> None:
+    """The kernel asks for no fsync after direct writes, which write-only handles make."""
+
+    def write(name: str, flags: int, how: int = 0) -> None:
+        descriptor = os.open(mount.path / name, flags | os.O_CREAT)
+        os.pwritev(descriptor, [data[:100]], 0, how)
+        os.pwritev(descriptor, [data[100:]], 100, how)
+        opened[name] = descriptor
+
+    data = os.urandom(3 << 20)
+    opened: dict[str, int] = {}
+    volume = format_volume(JFS, tmp_path, "synchronous")
+    with volume.mounted(JFS, *(("-o", "sync") if sync_mount else ())) as mount:
+        for access in (os.O_WRONLY, os.O_RDWR):
+            if sync_mount:
+                write(f"plain {access}", access)
+            else:
+                write(f"O_SYNC {access}", access | os.O_SYNC)
+                write(f"O_DSYNC {access}", access | os.O_DSYNC)
+                write(f"RWF_DSYNC {access}", access, os.RWF_DSYNC)
+                write(f"RWF_SYNC {access}", access, os.RWF_SYNC)
+        mount.kill()
+        for descriptor in opened.values():
+            outcome(lambda: os.close(descriptor))  # noqa: B023
+    with volume.mounted(JFS, expect_log=[DEAD]) as mount:
+        assert [name for name in opened if (mount.path / name).read_bytes() != data] == []
+
+
 def test_file_held_open_by_a_killed_mount_goes(tmp_path: Path) -> None:
     """The session of a killed mount expires; another mount then removes what only that session held."""
     volume = format_volume(JFS, tmp_path, "sustained", "--trash-days", "0")
