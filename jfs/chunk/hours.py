@@ -33,4 +33,7 @@ def parse_hours(text: str) -> Hours | None:
         start, end = (int(part) % 24 for part in parts)
         if start != end:
             return Hours(start, end)
-    raise UserError(f'Invalid value "{text}" for "upload-hours": two different hours are wanted, such as 23,5')
+    raise UserError(
+        f'Invalid value "{text}" for "upload-hours": two different hours from 0 to 24 are wanted, such as 23,5; '
+        "leave the option out to upload at any time"
+    )

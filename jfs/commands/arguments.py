@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+NO_BOUND: Final = (1 << 63) - 1
+"""The most that the peer's records hold."""
+
 _TRUTH: Final = {"true": "true", "t": "true", "1": "true", "false": "false", "f": "false", "0": "false"}
 
 
@@ -148,18 +151,26 @@ class Rate(click.ParamType[int]):
 
 
 class Duration(click.ParamType[float]):
-    """Seconds.  As for the peer, a malformed one is a warning and counts as 0."""
+    """Seconds.  As for the peer, a malformed one is a warning and counts as 0; where 0 is no answer, it is refused."""
 
     name = "duration"
+
+    def __init__(self, *, zero: bool = True) -> None:
+        self.zero = zero
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if not isinstance(value, str):
             return float(value)
+        seconds, why = 0.0, "more than 0 s is wanted"
         try:
-            return units.parse_duration(value)
+            seconds = units.parse_duration(value)
         except ValueError as error:
-            log.warning("option --%s: %s; taken as 0", _name(param), error)
-            return 0.0
+            why = str(error)
+            if self.zero:
+                log.warning("option --%s: %s; taken as 0", _name(param), error)
+        if not seconds and not self.zero:
+            raise UserError(f'Invalid value "{value}" for "{_name(param)}": {why}')
+        return seconds
 
 
 class Whole(click.ParamType[int]):
@@ -167,15 +178,23 @@ class Whole(click.ParamType[int]):
 
     name = "number"
 
-    def __init__(self, least: int = 0, most: int = 1 << 62) -> None:
+    def __init__(self, least: int = 0, most: int = NO_BOUND, why: str = "") -> None:
+        """`why`: what is said of the bounds beside them."""
         self.least = least
         self.most = most
+        self.why = why
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        number = _converted(lambda: int(value), value, param)
+        number = _converted(lambda: _whole(value), value, param)
         if not self.least <= number <= self.most:
-            raise UserError(f'Invalid value "{value}" for "{_name(param)}": must be in [{self.least}, {self.most}]')
+            bounded = number > self.most or self.most < NO_BOUND
+            wanted = f"from {self.least} to {self.most}" if bounded else f"from {self.least} on"
+            raise UserError(f'Invalid value "{value}" for "{_name(param)}": a number {wanted} is wanted{self.why}')
         return number
+
+
+TRASH_DAYS: Final = Whole(0, 100_000, " (273 years: times are counted in nanoseconds)")
+"""Days in the trash, as far as the peer can count."""
 
 
 class OneOf(click.ParamType[str]):
@@ -192,12 +211,18 @@ class OneOf(click.ParamType[str]):
         return str(value)
 
 
+def _whole(value: Any) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError("not a whole number") from None
+
+
 def _converted(convert: Callable[[], Any], value: Any, param: click.Parameter | None) -> int:
     try:
         return int(convert())
     except ValueError as error:
-        why = str(error) if "malformed" in str(error) or "large" in str(error) else "not a whole number"
-        raise UserError(f'Invalid value "{value}" for "{_name(param)}": {why}') from None
+        raise UserError(f'Invalid value "{value}" for "{_name(param)}": {error}') from None
 
 
 def _name(param: click.Parameter | None) -> str:

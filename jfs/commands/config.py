@@ -45,7 +45,9 @@ STORE: Final = frozenset(("storage", "bucket", "storage_class", *KEYS))
     "--capacity", kind=arguments.Size(GIB), text="limit of the volume's space, GiB without a unit; 0: none"
 )
 @arguments.value("--inodes", kind=arguments.Whole(), text="limit of the volume's inodes; 0: none")
-@arguments.value("--trash-days", kind=arguments.Whole(), text="days that removed files stay in the trash; 0: no trash")
+@arguments.value(
+    "--trash-days", kind=arguments.TRASH_DAYS, text="days that removed files stay in the trash; 0: no trash"
+)
 @arguments.switch("--dir-stats", default=None, text="keep statistics of every directory")
 @arguments.value("--upload-limit", kind=arguments.Rate(), text="most that a client uploads, Mbps; 0: no limit")
 @arguments.value("--download-limit", kind=arguments.Rate(), text="most that a client downloads, Mbps; 0: no limit")

@@ -74,7 +74,7 @@ KEYS: Final = ("access_key", "secret_key", "session_token")
     "--capacity", kind=arguments.Size(GIB), default=0, text="limit of the volume's space, GiB without a unit"
 )
 @arguments.value("--inodes", kind=arguments.Whole(), default=0, text="limit of the volume's inodes")
-@arguments.value("--trash-days", kind=arguments.Whole(), default=1, text="days that removed files stay in the trash")
+@arguments.value("--trash-days", kind=arguments.TRASH_DAYS, default=1, text="days that removed files stay in the trash")
 @arguments.switch(
     "--fingerprint",
     default=None,

@@ -137,8 +137,12 @@ def default_log() -> str:
 @arguments.value("--bucket", default="", text="where the objects are, where this client shall see another place")
 @arguments.value("--storage-class", default="", text="storage class of the objects that this client puts")
 @arguments.switch("--check-storage", text="try the storage out first: put, get and delete a small object")
-@arguments.value("--get-timeout", kind=arguments.Duration(), default=60.0, text="longest time for a download, seconds")
-@arguments.value("--put-timeout", kind=arguments.Duration(), default=60.0, text="longest time for an upload, seconds")
+@arguments.value(
+    "--get-timeout", kind=arguments.Duration(zero=False), default=60.0, text="longest time for a download, seconds"
+)
+@arguments.value(
+    "--put-timeout", kind=arguments.Duration(zero=False), default=60.0, text="longest time for an upload, seconds"
+)
 @arguments.not_yet(
     "--tag",
     "--root-squash",
@@ -219,9 +223,6 @@ def _check_numbers(options: dict[str, Any]) -> None:
     if options["writeback"] and options["read_only"]:
         log.warning("--writeback has no effect on a read-only mount")
         options["writeback"] = False
-    for name in ("get_timeout", "put_timeout"):
-        if options[name] <= 0:
-            raise UserError(f'Invalid value for "{name.replace("_", "-")}": more than 0 s is wanted')
     if options["cache_dir"] and options["cache_dir"] != "memory":
         options["cache_dir"] = ":".join(map(os.path.abspath, split_cache_dirs(options["cache_dir"])))
         parse_cache_dirs(options["cache_dir"])

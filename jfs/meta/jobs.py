@@ -197,6 +197,7 @@ async def remove_detached(client: "MetaClient", before: int) -> int:
 
 async def expire_delayed(client: "MetaClient", before: int) -> AsyncIterator[SliceRef]:
     """Slices replaced by compactions before `before` lose their references; those that are dead now."""
+    before = max(before, 0)  # the peer takes any number of trash days, and integers of databases end somewhere
     while True:
         page = await read(client.engine, delayed_slices, before, _PAGE)
         for delayed in page:

@@ -126,6 +126,17 @@ def test_trash_goes_when_its_days_are_over(tmp_path: Path) -> None:
     PEER.run("fsck", volume.url)
 
 
+@pytest.mark.parametrize("days", [100_000, 1 << 62])
+def test_a_trash_that_keeps_all_there_is(tmp_path: Path, days: int) -> None:
+    """The peer takes any number of days; jfs, what both can count."""
+    volume = format_volume(JFS if days == 100_000 else PEER, tmp_path, "vol", "--trash-days", str(days))
+    with volume.mounted(JFS) as mount:
+        pieces(mount.path / "f")
+        (mount.path / "f").unlink()
+    assert " 0 delslices" in report(JFS, volume, "--compact", "--delete")
+    assert stored(volume, "select count(*) from jfs_delslices") == [(1,)]
+
+
 def test_what_a_killed_mount_left_to_delete(tmp_path: Path) -> None:
     volume = format_volume(JFS, tmp_path, "vol", "--trash-days", "0")
     with volume.mounted(JFS) as mount:

@@ -121,7 +121,7 @@ def test_format_again_with_other_keys(volume: Volume, s3_server: S3Server) -> No
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--shards", "300"), 'Invalid value "300" for "shards": must be in [0, 256]'),
+        (("--shards", "300"), 'Invalid value "300" for "shards": a number from 0 to 256 is wanted'),
         (("--shards", "3"), "the bucket must contain one %d"),
         (("--storage", "cos", "--bucket", "b"), "invalid cos bucket 'b': https://BUCKET-APPID.cos.REGION"),
         (("--storage", "obs", "--bucket", "https://b.obs.x.myhuaweicloud.com"), "or set HWCLOUD_ACCESS_KEY and"),
@@ -179,7 +179,8 @@ def test_check_storage(volume: Volume) -> None:
         (("--bucket", "http://127.0.0.1:1"), "invalid s3 bucket"),
         (("--storage", "file", "--bucket", "relative"), "file storage needs an absolute path, not 'relative/'"),
         (("--storage", "floppy"), "invalid storage 'floppy'"),
-        (("--get-timeout", "0"), 'Invalid value for "get-timeout": more than 0 s is wanted'),
+        (("--get-timeout", "0"), 'Invalid value "0" for "get-timeout": more than 0 s is wanted'),
+        (("--get-timeout", "abc"), 'Invalid value "abc" for "get-timeout": malformed duration'),
     ],
 )
 def test_bad_mounts(volume: Volume, flags: tuple[str, ...], said: str) -> None:

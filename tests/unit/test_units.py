@@ -22,7 +22,7 @@ def test_sizes_that_are_understood(text: str, unit: int, expected: int) -> None:
     assert units.parse_size(text, unit) == expected
 
 
-@pytest.mark.parametrize("text", ["", "x", "4MB", "-1", "1 0", "4Q", "1e3", "nan", "inf", "9E", "M"])
+@pytest.mark.parametrize("text", ["", "x", "4MB", "-1", "1 0", "4Q", "1e3", "nan", "inf", "9E", "M", "0.1"])
 def test_sizes_that_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="size"):
         units.parse_size(text)
@@ -36,17 +36,29 @@ def test_durations_that_are_understood(text: str, expected: float) -> None:
     assert units.parse_duration(text) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("text", ["", "x", "1x", "1h x", "-1", "nan", "inf", "1h30"])
-def test_durations_that_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="duration"):
+@pytest.mark.parametrize("text", ["", "x", "1x", "1h x", "1h30"])
+def test_durations_that_are_malformed(text: str) -> None:
+    with pytest.raises(ValueError, match="malformed duration"):
+        units.parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["-1", "nan", "inf", "1e15", "9999999999h"])
+def test_durations_that_are_out_of_range(text: str) -> None:
+    with pytest.raises(ValueError, match=f"^duration '{text}' is out of range: from 0 to 9000000000 s is possible$"):
         units.parse_duration(text)
 
 
 def test_rates_are_decimal() -> None:
     assert units.parse_rate("100") == 100
     assert units.parse_rate("1.5G") == 1500
+    assert units.parse_rate("0.001G") == 1
+    assert units.parse_rate("1000P") == units.MOST_RATE
+
+
+@pytest.mark.parametrize("text", ["1K", "0.5", "1.5M", "0.0001G", "1001P", "9" * 5000, "-1"])
+def test_rates_that_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="rate"):
-        units.parse_rate("1K")
+        units.parse_rate(text)
 
 
 def test_sizes_are_printed_for_people() -> None:
