@@ -1,17 +1,18 @@
 """`mount.juicefs META-URL MOUNTPOINT [-o OPTIONS]`, as mount(8), fstab and scripts call it, put as `jfs mount`."""
 
-import logging
+import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from jfs.commands.arguments import GLOBAL_NAMES, is_switch
 from jfs.errors import UserError
 from jfs.fuse.mounting import is_known_word
 
-log = logging.getLogger(__name__)
-
-_DROPPED: Final = frozenset({"", "background", "_netdev", "nofail", "rw", "defaults", "remount"})
+_DROPPED: Final = frozenset({"", "background", "_netdev", "nofail", "rw", "defaults", "remount"}) | frozenset(
+    "iversion noiversion mand nomand lazytime nolazytime nostrictatime".split()
+)
+"""Words of mount(8) that are not for us, or change nothing here."""
 _RENAMED: Final = {"attrcacheto": "attr-cache", "entrycacheto": "entry-cache", "direntrycacheto": "dir-entry-cache"}
 
 
@@ -39,7 +40,7 @@ def translate(words: Sequence[str]) -> list[str]:
 
 
 def _split_options(given: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Our own flags, and what is for FUSE.  Words of others' (`token=…`) are not in the way of a mount from fstab."""
+    """Our own flags, and what is for FUSE or mount(8)."""
     from jfs.commands.mount import command
 
     known = {name[2:]: option for option in command.params for name in option.opts if name.startswith("--")}
@@ -47,17 +48,21 @@ def _split_options(given: Sequence[str]) -> tuple[list[str], list[str]]:
     rest: list[str] = []
     for word in given:
         name, separator, value = word.partition("=")
-        if word in _DROPPED or name.startswith("x-"):
+        if word in _DROPPED or name.startswith(("x-", "X-")):
             continue
         name = _RENAMED.get(name, name)
         option = known.get(name)
         if option is None and name not in GLOBAL_NAMES:
-            if is_known_word(word):
-                rest.append(word)
-            else:
-                log.warning('mount option "%s" is unknown and has no effect', word)
+            if not is_known_word(word):
+                raise UserError(f'unknown mount option: "{word}"{_meant(name, known)}')
+            rest.append(word)
         elif option is not None and not is_switch(option) and not separator:
             raise UserError(f"option {name} requires a value")
         else:
             flags.append(f"--{name}={value}" if separator else f"--{name}")
     return flags, rest
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f'; is "{close[0]}" meant?' if close else ""

@@ -40,9 +40,23 @@ def test_a_flag_without_its_value_is_refused() -> None:
         translate([URL, "/mnt", "-o", "cache-size"])
 
 
-@pytest.mark.logs('"token=1" is unknown')
-def test_words_of_others_are_not_in_the_way() -> None:
-    assert translate([URL, "/mnt", "-o", "token=1"]) == ["mount", "--background", URL, "/mnt"]
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("writebak", 'unknown mount option: "writebak"; is "writeback" meant?'),
+        ("cache-sizes=10", 'unknown mount option: "cache-sizes=10"; is "cache-size" meant?'),
+        ("qqq=1", 'unknown mount option: "qqq=1"$'),
+    ],
+)
+def test_words_that_nobody_knows_are_refused(word: str, message: str) -> None:
+    with pytest.raises(UserError, match=message.replace("?", "[?]")):
+        translate([URL, "/mnt", "-o", f"_netdev,{word}"])
+
+
+def test_words_of_fstab_are_accepted() -> None:
+    words = "defaults,rw,_netdev,noauto,auto,user,users,nouser,owner,group,nofail,x-systemd.automount,X-mount.mkdir,lazytime"
+    left = translate([URL, "/mnt", "-o", f"{words},comment=a"])[3].split(",")
+    assert kernel_options(left, name="v", read_only=False) == kernel_options([], name="v", read_only=False)
 
 
 def test_kernel_options() -> None:
