@@ -9,8 +9,9 @@ from jfs.commands.arguments import GLOBAL_NAMES, is_switch
 from jfs.errors import UserError
 from jfs.fuse.mounting import is_known_word
 
-_DROPPED: Final = frozenset({"", "background", "_netdev", "nofail", "rw", "defaults", "remount"}) | frozenset(
-    "iversion noiversion mand nomand lazytime nolazytime nostrictatime".split()
+_DROPPED: Final = frozenset(
+    {"", "background", "_netdev", "nofail", "rw", "defaults", "remount"}
+    | {"iversion", "noiversion", "mand", "nomand", "lazytime", "nolazytime", "nostrictatime"}
 )
 """Words of mount(8) that are not for us, or change nothing here."""
 _RENAMED: Final = {"attrcacheto": "attr-cache", "entrycacheto": "entry-cache", "direntrycacheto": "dir-entry-cache"}
