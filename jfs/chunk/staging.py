@@ -1,16 +1,15 @@
 """Writeback's books: which blocks are staged, which of them is to be uploaded next, and whether one more may be staged.
 
-Strategy: the state lives on the trio loop; only file calls on large blocks go to threads.  The oldest block is due first, once
-`--upload-delay` and `--upload-hours` let it, and then once the writers of the moment do (`pacing`); a disk that runs full, and a
-mount that is being drained, override all three.  A block stays in the books until the store has it for good (`uploader` sees to
-that) or until it is removed.
+Strategy: the state lives on the trio loop; only file calls on large blocks go to threads.  The oldest block is due first
+(`upload_queue`), once `--upload-delay` and `--upload-hours` let it, and then once the writers of the moment do (`pacing`); a disk
+that runs full, and a mount that is being drained, override all three.  A block stays in the books until the store has it for
+good (`uploader` sees to that) or until it is removed.
 
 What is not staged goes to the store at once: while the folder's disk is short of room (half of `--free-space-ratio`) or fails,
 while `--max-stage-write` blocks are being staged already, and while the mount is drained.
 """
 
 import errno
-import heapq
 import logging
 import os
 import time
@@ -25,6 +24,7 @@ from jfs.chunk.options import ChunkOptions
 from jfs.chunk.pacing import Pace
 from jfs.chunk.staging_dir import Found, StagingDir
 from jfs.chunk.stats import StagingCounts
+from jfs.chunk.upload_queue import UploadQueue
 from jfs.errors import StoreError
 from jfs.object.store import Buffer
 from jfs.units import show_size
@@ -42,9 +42,6 @@ LONGEST_REST_S: Final = 60.0
 MOST_AT_ONCE: Final = 32
 """Small blocks that one thread uploads in a row."""
 
-MOST_VOID: Final = 1000
-"""Entries of removed blocks that the queue keeps at least: with a delay they would pile up."""
-
 WRITERS: Final = 16
 """Threads that stage large blocks; more than a disk's queue needs."""
 
@@ -54,7 +51,18 @@ log = logging.getLogger(__name__)
 class Staged:
     """A block that is staged."""
 
-    __slots__ = ("attempted", "dropped", "folder", "key", "since", "size", "ticket", "uploading")
+    __slots__ = (
+        "attempted",
+        "dropped",
+        "failures",
+        "folder",
+        "key",
+        "since",
+        "size",
+        "ticket",
+        "uploaded_before",
+        "uploading",
+    )
 
     def __init__(self, folder: StagingDir, key: str, size: int, since: float, *, attempted: bool) -> None:
         self.folder = folder
@@ -67,6 +75,9 @@ class Staged:
         self.dropped = False
         self.ticket = 0
         """Of its entry in the queue; an entry with another ticket is void."""
+        self.failures = 0
+        self.uploaded_before = 0
+        """How many blocks the mount had uploaded when this failed last."""
 
 
 class _Rest:
@@ -94,11 +105,10 @@ class Staging:
         }
         self._rests = {folder: _Rest() for folder in self._dirs}
         self._blocks: dict[str, Staged] = {}
-        self._queue: list[tuple[float, int, Staged]] = []
+        self._queue = UploadQueue(self._wait)
         self._busy: set[Staged] = set()
         self._moving: set[str] = set()
         """Perhaps on the disk, and on their way into the books or out of them: a scan passes them by."""
-        self._serial = 0
         self._writers = trio.CapacityLimiter(WRITERS)
         self._due = trio.lowlevel.ParkingLot()
         self._settled = trio.lowlevel.ParkingLot()
@@ -129,9 +139,8 @@ class Staging:
 
     def oldest(self) -> Staged | None:
         """The block that waits for the longest time."""
-        self._skip_void()
-        waiting = [self._queue[0][2]] if self._queue else []
-        return min((*waiting, *self._busy), key=_since, default=None)
+        waiting = self._queue.oldest()
+        return min((*self._busy, *([] if waiting is None else [waiting])), key=_since, default=None)
 
     def age(self, block: Staged) -> float:
         """Seconds since it was staged."""
@@ -251,11 +260,8 @@ class Staging:
         self._enqueue(block)
 
     def _enqueue(self, block: Staged) -> None:
-        self._serial += 1
-        block.ticket = self._serial
-        heapq.heappush(self._queue, (block.since, block.ticket, block))
         # Behind another nobody has to look: whoever waits for that one calls the next.
-        if self._queue[0][2] is block or self._wait_for_next() <= 0:
+        if self._queue.add(block) or self._wait_for_next() <= 0:
             self._due.unpark()
 
     def take_over(self, folder: StagingDir, found: Found) -> bool:
@@ -276,23 +282,20 @@ class Staging:
         while (wait := self._wait_for_next()) > 0:
             with trio.move_on_after(wait):
                 await self._due.park()
-        found = [self._take()]
-        left = most_bytes - found[0].size
-        while len(found) < MOST_AT_ONCE and self._wait_for_next() <= 0 and self._queue[0][2].size <= left:
-            found.append(self._take())
-            left -= found[-1].size
+        found: list[Staged] = []
+        left = most_bytes
+        while (block := self._queue.next()[1]) is not None and (not found or block.size <= left):
+            left -= block.size
+            found.append(block)
+            self.claim(block)
+            if len(found) == MOST_AT_ONCE or self._queue.fails(block.folder):
+                break
         if self._queue:
             self._due.unpark()
         return found
 
     def _wait_for_next(self) -> float:
-        self._skip_void()
-        return self._wait(self._queue[0][2]) if self._queue else float("inf")
-
-    def _take(self) -> Staged:
-        block = heapq.heappop(self._queue)[2]
-        self.claim(block)
-        return block
+        return self._queue.next()[0]
 
     def _wait(self, block: Staged) -> float:
         """Seconds until the block may be uploaded."""
@@ -308,30 +311,35 @@ class Staging:
             return wait
         return self._pace.wait(now, block.since + delay, len(self._busy))
 
-    def _skip_void(self) -> None:
-        while self._queue and self._queue[0][1] != self._queue[0][2].ticket:
-            heapq.heappop(self._queue)
-
-    def _sweep(self) -> None:
-        """Forget void entries once they are the most part of the queue."""
-        if len(self._queue) > 2 * len(self._blocks) + MOST_VOID:
-            self._queue = [entry for entry in self._queue if entry[1] == entry[2].ticket]
-            heapq.heapify(self._queue)
-
     def give_back(self, block: Staged) -> None:
-        """The upload failed: the block waits for another."""
+        """The upload did not take place: the block waits for another."""
         self._end_upload(block)
         if not block.dropped:
             self._enqueue(block)
 
+    def put_off(self, block: Staged, *, unreadable: bool = False) -> None:
+        """The upload failed, in the store or because the block is `unreadable`: the others come first for a while."""
+        if unreadable:
+            self._queue.unreadable(block.folder)
+        if not block.dropped:
+            self._queue.put_off(block, unreadable=unreadable)
+        self._end_upload(block)
+
+    def was_read(self, block: Staged) -> None:
+        """Its folder is sound."""
+        self._queue.readable(block.folder)
+
     def settle(self, block: Staged) -> None:
         """The block is out of the books: the store has it, or it is no block at all.  Its file goes next: `left`."""
+        self._queue.succeeded()
         self._end_upload(block)
         self._drop(block)
 
     def _end_upload(self, block: Staged) -> None:
         block.uploading = False
-        self._busy.discard(block)
+        if block in self._busy:
+            self._busy.discard(block)
+            self._queue.ended(block)
         self._pace.ended(self._clock())
         self._settled.unpark_all()
         if self._queue:
@@ -347,7 +355,7 @@ class Staging:
             block.dropped = True
             block.ticket = 0
             del self._blocks[block.key]
-            self._sweep()
+            self._queue.sweep(len(self._blocks))
             self._moving.add(block.key)
             self.counts.bytes -= block.size
 
@@ -362,14 +370,15 @@ class Staging:
 
     def claim(self, block: Staged) -> None:
         """Upload the block out of turn.  Give it back, or settle it."""
-        block.ticket = 0
         block.uploading = block.attempted = True
         self._busy.add(block)
+        self._queue.started(block)
 
     def drain(self, *, on: bool) -> None:
         """From now on stage nothing, and upload everything at once; or the end of that."""
         self.draining = on
         if on:
+            self._queue.hurry()
             self._due.unpark_all()
 
     # -- removing

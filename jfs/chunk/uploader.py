@@ -3,9 +3,9 @@
 Order.  A staged file goes only when its object is as durable as the file was: a block that somebody's fsync has acknowledged is
 flushed in the store first (remote stores: put means stored); one that nobody has asked for yet is left to the next sync.
 
-A store that fails is asked again and again, by each worker after a short pause that grows to 1 s; the log says so at once and
-then each minute.  A block that cannot be one (see `staging_dir`) is moved aside; one whose file is gone was uploaded by another
-mount of the same folder, or is looked for behind its second link.
+A store that fails is asked again and again, by each worker after a short pause that grows to 1 s; the log says so at most each
+minute.  A block that failed is put off for a growing time while others go on.  One that cannot be a block (see `staging_dir`) is
+moved aside; one whose file is gone was uploaded by another mount of the same folder, or is looked for behind its second link.
 """
 
 import logging
@@ -77,7 +77,8 @@ class Uploader:
         self._uploaded: list[Staged] = []
         self._finishing = trio.lowlevel.ParkingLot()
         self._failures = 0
-        self._reported = float("-inf")
+        self._complained = False
+        self._reported = {StoreError: float("-inf"), OSError: float("-inf")}
         self._stale_reported = float("-inf")
 
     async def run(self) -> None:
@@ -109,13 +110,15 @@ class Uploader:
                 await trio.sleep(delay_after(self._failures))
 
     async def _try(self, blocks: list[Staged]) -> bool:
-        """Upload some blocks; False: it failed, and the store may need a pause."""
+        """Upload some blocks; False: the store failed, and may need a pause."""
         done = await trio.to_thread.run_sync(
             self._transfer_until_failure, blocks, limiter=self._limiter, abandon_on_cancel=True
         )
         for block in blocks[len(done) :]:
             self._staging.give_back(block)
         for block, error in zip(blocks, done, strict=False):
+            if not isinstance(error, OSError):
+                self._staging.was_read(block)
             if error is None:
                 self._succeeded()
                 self._uploaded.append(block)
@@ -123,12 +126,11 @@ class Uploader:
             elif isinstance(error, BadObject):
                 await self._set_aside(block, error)
             else:
-                self._staging.give_back(block)
                 self._failed(block, error)
-        return not any(error is not None and not isinstance(error, BadObject) for error in done)
+        return not any(isinstance(error, StoreError) and not isinstance(error, BadObject) for error in done)
 
     def _transfer_until_failure(self, blocks: list[Staged]) -> list[Exception | None]:
-        """What came of each block; fewer than there are blocks where the store failed: the rest was not tried."""
+        """What came of each block; fewer than there are blocks where one failed: the rest was not tried."""
         done: list[Exception | None] = []
         for block in blocks:
             try:
@@ -189,17 +191,20 @@ class Uploader:
                     await self.upload(block)
 
     def _failed(self, block: Staged, error: Exception) -> None:
+        unreadable = isinstance(error, OSError)
+        self._staging.put_off(block, unreadable=unreadable)
         self._staging.counts.errors += 1
-        self._failures += 1
-        now = trio.current_time()
-        if now - self._reported >= REPORT_S:
-            self._reported = now
+        self._failures += not unreadable
+        now, kind = trio.current_time(), OSError if unreadable else StoreError
+        if now - self._reported[kind] >= REPORT_S:
+            self._reported[kind] = now
+            self._complained |= not unreadable
             log.warning("staged block %s cannot be uploaded yet: %s (%s)", block.key, error, self._waiting())
 
     def _succeeded(self) -> None:
-        if self._failures:
-            self._failures = 0
-            self._reported = float("-inf")
+        self._failures = 0
+        if self._complained:
+            self._complained = False
             log.info("staged blocks are uploaded again (%s)", self._waiting())
 
     def _waiting(self) -> str:
@@ -240,7 +245,6 @@ class Uploader:
                 await trio.to_thread.run_sync(self._flush, first)
             except StoreError as error:
                 for block in first:
-                    self._staging.give_back(block)
                     self._failed(block, error)
             else:
                 for block in first:

@@ -227,7 +227,7 @@ async def test_a_staged_file_that_cannot_be_removed_goes_with_the_next_try(
 
 
 async def test_removed_blocks_do_not_pile_up(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jfs.chunk.staging.MOST_VOID", 10)
+    monkeypatch.setattr("jfs.chunk.upload_queue.MOST_VOID", 10)
     blocks = mounted.open(upload_delay=3600.0)
     assert blocks.staging is not None
     await blocks.put(0, 0, pattern(10))
