@@ -109,6 +109,8 @@ class Staging:
         self._busy: set[Staged] = set()
         self._moving: set[str] = set()
         """Perhaps on the disk, and on their way into the books or out of them: a scan passes them by."""
+        self._doomed: set[str] = set()
+        """Those of them that were deleted, until their files have gone."""
         self._writers = trio.CapacityLimiter(WRITERS)
         self._due = trio.lowlevel.ParkingLot()
         self._settled = trio.lowlevel.ParkingLot()
@@ -360,8 +362,8 @@ class Staging:
             self.counts.bytes -= block.size
 
     def left(self, keys: Iterable[str]) -> None:
-        """The files of these blocks are gone."""
-        self._moving.difference_update(keys)
+        """The files of these blocks are gone; those of deleted ones that `unlink` has not removed are not."""
+        self._moving.difference_update(set(keys) - self._doomed)
 
     async def wait_upload(self, block: Staged) -> None:
         """Return once nobody uploads the block."""
@@ -386,7 +388,7 @@ class Staging:
     async def discard(self, keys: Iterable[str]) -> tuple[set[str], set[str]]:
         """Take deleted blocks out of the books: the keys to `unlink`, and those that the store was never given.
 
-        The caller says when their files have `left`.
+        The caller says when their files have `left`; if that fails, discarding them again gives the same keys to `unlink`.
         """
         gone: set[str] = set()
         never: set[str] = set()
@@ -403,12 +405,14 @@ class Staging:
                 gone.add(key)
                 if not block.attempted:
                     never.add(key)
+        self._doomed |= gone
         return gone, never
 
     def unlink(self, key: str) -> None:
         """Remove a deleted block's staged file, wherever it lies.  Blocking.  Raises OSError."""
         for folder in self._dirs.values():
             folder.remove(key)
+        self._doomed.discard(key)
 
 
 def _since(block: Staged) -> float:

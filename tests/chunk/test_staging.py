@@ -216,14 +216,17 @@ async def test_a_staged_file_that_cannot_be_removed_goes_with_the_next_try(
     blocks = mounted.open(upload_delay=3600.0)
     async with Running(blocks):
         await eventually_async(lambda: blocks.staging is not None and blocks.staging.scanned)
-        await blocks.put(1, 0, pattern(10))
+        await blocks.put(1, 0, pattern(BLOCK))
+        await blocks.put(1, 1, pattern(10))
         with monkeypatch.context() as patch:
             break_method(patch, "remove", OSError(5, "Input/output error"))
             with pytest.raises(StoreError, match="Input/output error"):
-                await blocks.remove(1, 10)
-        assert mounted.staged
-        await blocks.remove(1, 10)
+                await blocks.remove(1, BLOCK + 10)
+        assert len(mounted.staged) == 2
+        await blocks.remove(1, BLOCK + 10)
         assert mounted.staged == []
+        assert blocks.staging is not None
+        assert blocks.staging._moving == set()
 
 
 async def test_removed_blocks_do_not_pile_up(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
