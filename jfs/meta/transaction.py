@@ -310,8 +310,8 @@ def add_dir_delta(dirs: dict[Ino, tuple[int, int, int]], ino: Ino, length: int, 
 class Charges:
     """What a transaction adds to the volume's books: the concrete half of `charge` and `charge_dir`, for every model.
 
-    And, where reads are round trips, the attributes that it wrote: the client need not ask for them soon after.  A later
-    commit has a greater `version`.
+    And the attributes that it wrote, None where it deleted them: of every inode that it changed or renamed.  A later commit
+    has a greater `version`, where reads are round trips and the client keeps them for a while.
     """
 
     __slots__ = ("attrs", "dirs", "inodes", "space", "version")

@@ -4,7 +4,9 @@ Operations say what they add (`tx.charge`); it collects here and is flushed ever
 """
 
 import errno
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Collection, Sequence
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -20,6 +22,7 @@ DIRS_AT_ONCE: Final = 20
 PATIENCE: Final = 5
 """For how many flushes a directory's statistics may be waiting for what other clients have still to add."""
 FREE_INODES: Final = 10 << 20
+CHANGES: Final = 4096
 _PAGE: Final = 1000
 
 DirDelta = tuple[int, int, int]
@@ -123,6 +126,24 @@ class Reservation:
         self.space = self.inodes = 0
 
 
+class Changes:
+    """Which inodes this client's own commits have changed or renamed lately, in the order of the commits."""
+
+    def __init__(self, limit: int = CHANGES) -> None:
+        self._inos: deque[Ino] = deque(maxlen=limit)
+        self.number = 0
+        """How many there were."""
+
+    def add(self, inos: Collection[Ino]) -> None:
+        self._inos.extend(inos)
+        self.number += len(inos)
+
+    def since(self, number: int) -> list[Ino] | None:
+        """Those after the first `number`; None where they are too many to know."""
+        count = self.number - number
+        return list(islice(reversed(self._inos), count)) if count <= len(self._inos) else None
+
+
 class Usage:
     """One client's view of the volume's usage: last known counters, own changes on their way there, reservations."""
 
@@ -131,6 +152,7 @@ class Usage:
         self.pending_space = self.pending_inodes = 0
         self.reserved_space = self.reserved_inodes = 0
         self.dirs: dict[Ino, DirDelta] = {}
+        self.changes = Changes()
         self._waited: dict[Ino, int] = {}
 
     async def load(self, engine: Engine) -> None:
@@ -142,6 +164,7 @@ class Usage:
         self.pending_inodes += charges.inodes
         for ino, delta in charges.dirs.items():
             add_dir_delta(self.dirs, ino, *delta)
+        self.changes.add(charges.attrs)
 
     def statfs(self, settings: Settings) -> StatFs:
         return statfs_of(settings, self.space + self.pending_space, self.inodes + self.pending_inodes)

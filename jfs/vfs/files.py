@@ -112,6 +112,16 @@ class OpenFileTable:
     def __iter__(self) -> Iterator[OpenFile]:
         return iter(self._files.values())
 
+    @property
+    def dirty(self) -> bool:
+        """Whether any has unflushed writes."""
+        return bool(self._context.dirty)
+
+    def shown(self, ino: Ino, attr: Attr) -> Attr:
+        """Attributes of an inode, open or not, as this mount's users must see them."""
+        file = self._files.get(ino)
+        return attr if file is None else file.shown(attr)
+
     def ask(self, ino: Ino | None = None) -> Asked:
         """Attributes are about to be asked for, of an inode that may be open; None: which one is not known yet."""
         self._questions += 1

@@ -105,10 +105,12 @@ class SqlTransaction:
 
     def put_attr(self, ino: Ino, attr: Attr) -> None:
         self.changed.append(ino)
+        self.charges.attrs[ino] = attr
         self._execute(self._sql.put_attr, (ino, *node_row(attr)))
 
     def delete_attr(self, ino: Ino) -> None:
         self.changed.append(EVERYTHING)  # its chunks without records are gone too, and they are not told
+        self.charges.attrs[ino] = None
         self._execute(self._sql.delete_attr, (ino,))
 
     def guard_attr(self, ino: Ino) -> None:
