@@ -172,6 +172,8 @@ async def _charge_change(tx: Transaction, ino: Ino, attr: Attr, length: int) -> 
 async def truncate(tx: Transaction, cred: Cred, ino: Ino, length: int, now_ns: int, *, opened: bool = False) -> Attr:
     """Set a file's length; what lies between the old and the new end becomes zeros.  Raises EPERM, EACCES, EFBIG.
 
+    The times move also where the length stays (POSIX, and unlike the peer): `: > f` is how scripts touch.
+
     With `opened` the caller holds a handle that may write: permission bits were checked when it was opened.
     """
     await tx.warm(attrs=(ino,), chunks=((ino, length // CHUNK_SIZE),))
@@ -186,12 +188,10 @@ async def truncate(tx: Transaction, cred: Cred, ino: Ino, length: int, now_ns: i
     if not opened:
         require_outside_trash(ino, attr)
         require(attr, cred, W)
-    if length == attr.length:
-        return attr
-
-    await _put_zeros(tx, ino, min(length, attr.length), max(length, attr.length))
-    await _charge_change(tx, ino, attr, length)
-    attr.length = length
+    if length != attr.length:
+        await _put_zeros(tx, ino, min(length, attr.length), max(length, attr.length))
+        await _charge_change(tx, ino, attr, length)
+        attr.length = length
     attr.mtime_ns = attr.ctime_ns = now_ns
     tx.put_attr(ino, attr)
     return attr

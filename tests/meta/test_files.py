@@ -117,13 +117,18 @@ async def test_truncate_puts_zeros_both_ways(
     assert 2 in first
 
 
-async def test_truncate_to_the_same_length_changes_nothing(engine: Engine) -> None:
+@pytest.mark.parametrize("length", [0, 10])
+async def test_truncate_to_the_same_length_moves_the_times(engine: Engine, length: int) -> None:
     client = await new_volume(engine)
     ino = (await make_file(client, b"f")).ino
-    await append(client, ino, 0, 0, 10)
-    before = await client.getattr(ino)
-    assert await client.truncate(ROOT, ino, 10) == before
-    assert await client.getattr(ino) == before
+    if length:
+        await append(client, ino, 0, 0, length)
+    before, records = await client.getattr(ino), await client.read_chunk(ino, 0)
+    after = await client.truncate(ROOT, ino, length)
+    assert after.mtime_ns == after.ctime_ns > max(before.mtime_ns, before.ctime_ns)
+    before.mtime_ns = before.ctime_ns = after.mtime_ns
+    assert await client.getattr(ino) == after == before
+    assert await client.read_chunk(ino, 0) == records
 
 
 async def test_truncate_refuses(engine: Engine) -> None:
