@@ -29,6 +29,7 @@ from jfs.meta.types import (
 )
 
 SECOND: Final = 1_000_000_000
+CHUNKS_AT_ONCE: Final = 256
 MAX_CHUNKS: Final = MAX_FILE_SIZE // CHUNK_SIZE + 1
 
 
@@ -206,7 +207,10 @@ async def _put_zeros(tx: Transaction, ino: Ino, left: int, right: int) -> None:
         await tx.append_slices(ino, first, (_zero_record(start, end - start),))
         return
     await tx.append_slices(ino, first, (_zero_record(start, CHUNK_SIZE - start),))
-    for index in await tx.chunk_indexes(ino, first + 1, last):
+    indexes = await tx.chunk_indexes(ino, first + 1, last)
+    for number, index in enumerate(indexes):
+        if number % CHUNKS_AT_ONCE == 0:
+            await tx.warm(chunks=[(ino, coming) for coming in indexes[number : number + CHUNKS_AT_ONCE]])
         await tx.append_slices(ino, index, (_zero_record(0, CHUNK_SIZE),))
     if end:
         await tx.append_slices(ino, last, (_zero_record(0, end),))

@@ -77,6 +77,16 @@ async def test_changing(tikv_cluster: Cluster, trash_days: int) -> None:
     assert reads(spent) <= 3
 
 
+async def test_truncating_many_chunks(tikv_cluster: Cluster) -> None:
+    client = await volume(tikv_cluster, "chunks")
+    ino = (await make_file(client, b"f")).ino
+    for index in range(20):
+        await append(client, ino, index, 0, 100)
+    spent = await cost(tikv_cluster, lambda: client.truncate(ROOT, ino, 10))
+    assert reads(spent) <= 5
+    assert [len(await client.read_chunk(ino, index)) for index in range(20)] == [2] * 20
+
+
 async def test_what_a_create_has_written_is_not_asked_for(tikv_cluster: Cluster) -> None:
     engine = open_engine(tikv_cluster.url("recent"))
     await format_volume(engine)
