@@ -65,6 +65,11 @@ class LineFormatter(logging.Formatter):
         return line
 
 
+_early: list[logging.LogRecord] | None = []
+"""What was warned of while the program was starting; None once it has started."""
+_MOST_EARLY: Final = 100
+
+
 class StderrHandler(logging.StreamHandler[TextIO]):
     """Writes to whatever stderr is now: the background mount points it at its log file."""
 
@@ -74,6 +79,16 @@ class StderrHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
+        if _early is not None and record.levelno >= logging.WARNING and len(_early) < _MOST_EARLY:
+            _early.append(record)
+
+
+def started(*, again: bool = False) -> None:
+    """Warnings are kept no longer; with `again` those so far are written once more, to where the log goes by now."""
+    global _early
+    early, _early = _early or [], None
+    for record in early if again else ():
+        logging.getLogger().handle(record)
 
 
 def set_up(*, level: int = logging.INFO, log_id: str = "", colour: bool | None = None) -> None:

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 PROBE_BYTES: Final = 100
 UUID_KEY: Final = "juicefs_uuid"
+LOCAL_STORES: Final = ("file", "mem")
+"""They are read without a disk cache, wait for no network and know no storage classes."""
 
 
 def with_engine(
@@ -218,10 +220,33 @@ def cache_folders(settings: Settings, given: str | None, *, writeback: bool = Fa
         if folders == ["memory"]:
             log.info("Disk cache (none): blocks are cached in memory")
         return folders
-    if settings.storage in ("file", "mem") and not writeback:
+    if settings.storage in LOCAL_STORES and not writeback:
         log.info("Disk cache (none): %s storage is read directly; name one with --cache-dir", settings.storage)
         return []
-    return ["/var/jfsCache" if os.geteuid() == 0 else os.path.expanduser("~/.juicefs/cache")]
+    return [default_cache_dir()]
+
+
+def default_cache_dir() -> str:
+    """Where blocks are cached if nobody says where."""
+    return "/var/jfsCache" if os.geteuid() == 0 else os.path.expanduser("~/.juicefs/cache")
+
+
+def warn_of_full_disks(options: "ChunkOptions") -> None:
+    """A cache that finds its disk too full keeps nothing, and stages nothing once half of the wanted room is gone."""
+    for folder in options.cache_dirs:
+        if folder == "memory":
+            continue
+        try:
+            disk = os.statvfs(folder)
+        except OSError:  # which the cache tells itself
+            continue
+        space = disk.f_bavail / max(disk.f_blocks, 1)
+        inodes = disk.f_favail / disk.f_files if disk.f_files else 1.0
+        if min(space, inodes) < options.free_space_ratio:
+            log.warning(
+                "not enough space (%.0f%% free) or inodes (%.0f%% free) for caching in %s: --free-space-ratio wants %.0f%%",
+                *(100 * space, 100 * inodes, folder, 100 * options.free_space_ratio),
+            )
 
 
 class Volume:
@@ -294,7 +319,10 @@ async def open_volume(
         seen = msgspec.structs.replace(meta.settings, storage=choices.storage or meta.settings.storage)
         folders = cache_folders(seen, cache_dir, writeback=bool(chunk.get("writeback")))
         chunks = chunk_options(meta.settings, cache_dirs=folders, **chunk)
-        blocks = BlockStore(objects, chunks, open_cache(chunks))
+        cache = open_cache(chunks)
+        if cache is not None:
+            warn_of_full_disks(chunks)
+        blocks = BlockStore(objects, chunks, cache)
         try:
             yield Volume(engine, meta, objects, blocks, limits)
         finally:

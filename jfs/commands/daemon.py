@@ -59,7 +59,7 @@ def _serve_detached(serve: Callable[[Ready], int], log_fd: int, writer: int, *, 
         os.dup2(log_fd, 2)
         if syslog:
             logs.add_syslog()
-
+        logs.started(again=True)  # whoever reads the log of a mount from fstab has no other place to find it
         code = serve(lambda: _tell(writer, READY))
     except BaseException as error:
         reason = failures.line(error)

@@ -1,18 +1,16 @@
 """`jfs mount META-URL MOUNTPOINT`: options in, a running mount out."""
 
-import logging
 import os
-import re
-from typing import Any, Final
+from typing import Any
 
+import click
+
+from jfs import logs
 from jfs.commands import arguments
-from jfs.errors import UserError
+from jfs.commands.arguments import was_given
 from jfs.fuse import mounting
 
-log = logging.getLogger(__name__)
-
 MIB = 1 << 20
-CACHE_MODE: Final = re.compile("0?[0-7]{3}")
 
 
 def default_log() -> str:
@@ -172,60 +170,37 @@ def default_log() -> str:
         "--no-usage-report",
     ),
 )
-def command(arguments: tuple[str, ...], **options: Any) -> int:
+@click.pass_context
+def command(ctx: click.Context, /, arguments: tuple[str, ...], **options: Any) -> int:
     """Mount a volume."""
     url, mount_point = arguments
     words = [word.strip() for text in options["fuse_options"] for word in text.split(",")]
     options["read_only"] = options["read_only"] or "ro" in words
     mounting.require_fuse()
-    from jfs.commands import mounted
+    from jfs.commands import mount_options, mounted
 
-    _check_numbers(options)
-    name = mounted.check_volume(url, options)
-    options["kernel_options"] = mounting.kernel_options(words, name=name, read_only=options["read_only"])
+    given = {name for name in options if was_given(ctx, name)}
+    mount_options.check_numbers(options)
+    mount_options.warn_of_options(options, given)
+    settings = mounted.check_volume(url, options)
+    mount_options.warn_of_store(options, given, settings)
+    options["kernel_options"] = mounting.kernel_options(words, name=settings.name, read_only=options["read_only"])
+    log_file = options["log"] or default_log()
+    mount_options.require_outside(mount_point, mount_options.places(url, options, settings, log_file))
     path = mounting.prepare_mount_point(mount_point, nonempty=options["force"] or "nonempty" in words)
     url = absolute_url(url)  # before the background process changes its directory
     if not options["background"]:
+        logs.started()
         return mounted.serve(url, path, options)
     from jfs.commands.daemon import run_in_background
 
     return run_in_background(
         lambda ready: mounted.serve(url, path, options, ready=ready),
         path,
-        log_file=options["log"] or default_log(),
+        log_file=log_file,
         syslog=not options["no_syslog"],
-        name=name,
+        name=settings.name,
     )
-
-
-def _check_numbers(options: dict[str, Any]) -> None:
-    """Turn the options that are written in a notation of their own into numbers.  UserError."""
-    from jfs.chunk.cache import parse_cache_dirs, split_cache_dirs
-    from jfs.chunk.hours import parse_hours
-
-    if not CACHE_MODE.fullmatch(options["cache_mode"]):
-        raise UserError(f'Invalid value "{options["cache_mode"]}" for "cache-mode": octal permissions are wanted')
-    options["cache_mode"] = int(options["cache_mode"], 8)
-    try:
-        ratio = options["free_space_ratio"] = float(options["free_space_ratio"])
-    except ValueError:
-        ratio = -1.0
-    if not 0 <= ratio < 1:
-        raise UserError(
-            f'Invalid value "{options["free_space_ratio"]}" for "free-space-ratio": from 0 to below 1 is wanted'
-        )
-    parse_hours(options["upload_hours"])
-    for name in ("writeback_threshold_size", "upload_delay", "upload_hours"):
-        if options[name] and not options["writeback"]:
-            log.warning("option --%s has no effect without --writeback", name.replace("_", "-"))
-    if options["writeback"] and (options["cache_dir"] == "memory" or not options["cache_size"]):
-        raise UserError("--writeback keeps blocks in a cache folder: not with --cache-dir memory or --cache-size 0")
-    if options["writeback"] and options["read_only"]:
-        log.warning("--writeback has no effect on a read-only mount")
-        options["writeback"] = False
-    if options["cache_dir"] and options["cache_dir"] != "memory":
-        options["cache_dir"] = ":".join(map(os.path.abspath, split_cache_dirs(options["cache_dir"])))
-        parse_cache_dirs(options["cache_dir"])
 
 
 def absolute_url(url: str) -> str:

@@ -52,8 +52,8 @@ def store_choices(options: dict[str, Any]) -> StoreChoices:
     )
 
 
-def check_volume(url: str, options: dict[str, Any]) -> str:
-    """The volume's name.  UserError or CorruptRecord, before anything is changed, where it cannot be mounted so."""
+def check_volume(url: str, options: dict[str, Any]) -> Settings:
+    """The volume's settings.  UserError or CorruptRecord, before anything is changed, where it cannot be mounted so."""
     read_only = options["read_only"]
     settings = with_engine(url, _checked_settings)
     open_sealer(settings)
@@ -65,7 +65,7 @@ def check_volume(url: str, options: dict[str, Any]) -> str:
         raise UserError("this volume has ACLs enabled, which jfs does not support yet: use --read-only")
     if settings.change_log and not read_only:
         raise UserError("this volume has its change log on, which jfs does not write yet: use --read-only")
-    return settings.name
+    return settings
 
 
 async def _checked_settings(engine: Engine) -> Settings:

@@ -1,0 +1,127 @@
+"""What the options of one mount say together: what cannot be is refused, and what does nothing is told."""
+
+import logging
+import os
+import re
+from collections.abc import Container, Iterable
+from typing import Any, Final
+
+from jfs.chunk.cache import parse_cache_dirs, split_cache_dirs
+from jfs.chunk.hours import parse_hours
+from jfs.errors import UserError
+from jfs.meta.engines import split_url
+from jfs.meta.settings import Settings
+from jfs.volume import LOCAL_STORES, default_cache_dir
+
+log = logging.getLogger(__name__)
+
+CACHE_MODE: Final = re.compile("0?[0-7]{3}")
+
+WRITEBACK: Final = ("writeback_threshold_size", "max_stage_write", "upload_delay", "upload_hours")
+DISK_CACHE: Final = ("cache_mode", "free_space_ratio", "verify_cache_checksum", "cache_scan_interval")
+"""What a cache in memory has not."""
+CACHE: Final = (
+    "cache_items",
+    "cache_eviction",
+    "cache_expire",
+    "cache_partial_only",
+    "cache_large_write",
+    *DISK_CACHE,
+)
+REMOTE: Final = ("storage_class", "get_timeout", "put_timeout")
+
+
+def check_numbers(options: dict[str, Any]) -> None:
+    """Turn the options that are written in a notation of their own into numbers.  UserError, also for those that contradict
+    each other."""
+    if not CACHE_MODE.fullmatch(options["cache_mode"]):
+        raise UserError(f'Invalid value "{options["cache_mode"]}" for "cache-mode": octal permissions are wanted')
+    options["cache_mode"] = int(options["cache_mode"], 8)
+    try:
+        ratio = options["free_space_ratio"] = float(options["free_space_ratio"])
+    except ValueError:
+        ratio = -1.0
+    if not 0 <= ratio < 1:
+        raise UserError(
+            f'Invalid value "{options["free_space_ratio"]}" for "free-space-ratio": from 0 to below 1 is wanted'
+        )
+    parse_hours(options["upload_hours"])
+    if options["writeback"] and (options["cache_dir"] == "memory" or not options["cache_size"]):
+        raise UserError("--writeback keeps blocks in a cache folder: not with --cache-dir memory or --cache-size 0")
+    if options["cache_dir"] and options["cache_dir"] != "memory":
+        options["cache_dir"] = ":".join(map(os.path.abspath, split_cache_dirs(options["cache_dir"])))
+        parse_cache_dirs(options["cache_dir"])
+
+
+# -- what does nothing
+
+
+def warn_of_options(options: dict[str, Any], given: Container[str]) -> None:
+    """Name the options that others make useless.  `given`: those on the command line."""
+    if not options["writeback"]:
+        _warn(WRITEBACK, given, "without --writeback")
+    elif options["read_only"]:
+        log.warning("--writeback has no effect on a read-only mount")
+        options["writeback"] = False
+    if not options["cache_size"]:
+        _warn(CACHE, given, "with --cache-size 0")
+    elif options["cache_dir"] == "memory":
+        _warn(DISK_CACHE, given, "with --cache-dir memory")
+    if not options["open_cache"]:
+        _warn(("open_cache_limit",), given, "without --open-cache")
+    if not options["background"]:
+        _warn(("log",), given, "without --background: the log goes to stderr")
+
+
+def warn_of_store(options: dict[str, Any], given: Container[str], settings: Settings) -> None:
+    """The same for what the volume's store makes useless."""
+    storage = options["storage"] or settings.storage
+    if storage not in LOCAL_STORES:
+        return
+    _warn(REMOTE, given, f"on {storage} storage")
+    if options["cache_size"] and not _is_cached(options, settings):
+        _warn(("cache_size", *CACHE), given, f"without a cache: {storage} storage has one if --cache-dir names it")
+
+
+def _is_cached(options: dict[str, Any], settings: Settings) -> bool:
+    if options["cache_dir"] is not None:
+        return bool(options["cache_dir"])
+    return options["writeback"] or (options["storage"] or settings.storage) not in LOCAL_STORES
+
+
+def _warn(names: Iterable[str], given: Container[str], where: str) -> None:
+    for name in names:
+        if name in given:
+            log.warning("option --%s has no effect %s", name.replace("_", "-"), where)
+
+
+# -- what must not lie in the mount itself
+
+
+def places(url: str, options: dict[str, Any], settings: Settings, log_file: str) -> list[tuple[str, str]]:
+    """What the mount itself reads and writes on this machine, and where."""
+    found = []
+    scheme, rest = split_url(url)
+    if scheme == "sqlite3":
+        found.append(("metadata database", rest.partition("?")[0]))
+    if options["cache_dir"] != "memory" and _is_cached(options, settings):
+        folders = parse_cache_dirs(options["cache_dir"]) if options["cache_dir"] else [default_cache_dir()]
+        found += [("cache folder", folder) for folder in folders]
+    if (options["storage"] or settings.storage) == "file":
+        found.append(("bucket", options["bucket"] or settings.bucket))
+    if options["background"]:
+        found.append(("log file", log_file))
+    return found
+
+
+def require_outside(mount_point: str, found: Iterable[tuple[str, str]]) -> None:
+    """UserError for a place in the mount point: the mount would wait for itself for ever."""
+    inside = os.path.realpath(mount_point)
+    if inside == "/":
+        return  # which is refused for other reasons
+    for what, place in found:
+        if os.path.commonpath((inside, os.path.realpath(place))) == inside:
+            raise UserError(
+                f"{what} {place} lies in the mount point {mount_point}, where the mount would wait for itself: "
+                "choose a place outside of it"
+            )
