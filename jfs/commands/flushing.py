@@ -12,6 +12,7 @@ from typing import Final
 
 from jfs.commands.special import special_file
 from jfs.errors import UserError
+from jfs.fuse import mounting
 from jfs.units import show_size
 from jfs.vfs.control import DRAIN, HEADER
 
@@ -21,10 +22,11 @@ SHOW_S: Final = 1.0
 
 @contextlib.contextmanager
 def flushed(path: str) -> Generator[None, None, None]:
-    """For the time of the block nothing is staged on the mount; if the block fails, staging goes on.  UserError.
+    """For the time of the block nothing is staged on the mount; if the block fails, staging goes on.
 
-    Where `path` is no mount of a volume nothing happens.
+    UserError, also where `path` is no mount of a volume.
     """
+    _require_mount(path)
     asked = _ask(path, on=True)
     try:
         _wait(path)
@@ -33,6 +35,14 @@ def flushed(path: str) -> Generator[None, None, None]:
         if asked:
             _ask(path, on=False)
         raise
+
+
+def _require_mount(path: str) -> None:
+    if not os.path.lexists(path):
+        raise UserError(f"{path}: No such file or directory")
+    kind = mounting.mounted_as(os.path.realpath(path))
+    if kind is None or not kind.startswith("fuse.juicefs"):
+        raise UserError(f"{path} is not a JuiceFS mount point: nothing was flushed or unmounted")
 
 
 def _ask(path: str, *, on: bool) -> bool:

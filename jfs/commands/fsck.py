@@ -57,9 +57,24 @@ def command(
         raise UserError(f'Invalid value "{path}" for "path": an absolute path in the volume is wanted')
     if cache_dir is not None and not verify:
         raise UserError("--cache-dir is of use with --verify only")
+    if recursive and path is None:
+        log.warning("option --recursive has no effect without --path: the whole volume is checked")
+    _check_folders(cache_dir or "")
     repairs = frozenset[str]() if not repair else frozenset({"dir stat"}) if sync_dir_stat else None
     drift = DRIFT - {"dir stat"} if sync_dir_stat else DRIFT
     return trio.run(_check, arguments[0], path, recursive, verify, cache_dir or "", repairs, drift)
+
+
+def _check_folders(cache_dir: str) -> None:
+    """UserError where a folder that shall have copies of blocks is none."""
+    import os
+
+    from jfs.chunk.cache import parse_cache_dirs
+
+    for folder in parse_cache_dirs(cache_dir):
+        if not os.path.isdir(folder):
+            why = "is not a folder" if os.path.lexists(folder) else "does not exist"
+            raise UserError(f"cache folder {folder} {why}: name one that a mount has cached or staged blocks in")
 
 
 async def _check(

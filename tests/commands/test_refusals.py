@@ -21,7 +21,7 @@ def refused(*args: str | Path, **env: str) -> str:
     """The one FATAL line of a command that must fail with 1 and print nothing else of note."""
     done = JFS.run(*args, ok=False, **env)
     assert done.returncode == 1, done
-    assert done.stdout == ""
+    assert done.stdout == "" or "Proceed anyway? [y/N]: " in done.stdout
     lines = FATAL.findall(done.stderr)
     assert len(lines) == 1, done.stderr
     assert not re.search("<(WARNING|ERROR)>|unexpected error", done.stderr), done.stderr
@@ -76,8 +76,12 @@ def snapshot(folder: Path) -> dict[Path, bytes]:
         ("mount {url} /", "cannot mount on /"),
         ("umount {tmp}", "failed to unmount"),
         ("umount {tmp}/nothing", "No such file or directory"),
-        ("umount --flush {tmp}", "failed to unmount"),
+        ("umount --flush {tmp}", "is not a JuiceFS mount point: nothing was flushed or unmounted"),
         ("umount --flush {tmp}/nothing", "No such file or directory"),
+        ("fsck {url} --verify --cache-dir {tmp}/none", "none does not exist: name one that a mount has cached"),
+        ("fsck {url} --verify --cache-dir /etc/passwd", "cache folder /etc/passwd is not a folder"),
+        ("fsck {url} --verify --cache-dir memory", "cache folder memory does not exist"),
+        ("config {url} --trash-days 0", "Aborted: there is nobody to answer; --yes answers all questions."),
     ],
 )
 def test_options_and_urls(volume: Volume, tmp_path: Path, line: str, message: str) -> None:
@@ -223,6 +227,21 @@ def test_unknown_command_and_wrong_count(volume: Volume) -> None:
     assert done.stdout.startswith("ERROR: This command requires at least 2 arguments\nUSAGE:\n   jfs format ")
     done = JFS.run("status", volume.url, "x", ok=False)
     assert done.stdout.startswith("ERROR: This command accepts at most 1 arguments but got [")
+
+
+@pytest.mark.parametrize("name", ["warmup", "info", "destroy", "clone", "quota"])
+def test_commands_of_the_peer_that_are_not_there_yet(name: str) -> None:
+    done = JFS.run(name, "/mnt/x", "--flag", ok=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", f"command {name} is not supported yet\n")
+
+
+def test_flushing_what_is_no_volume_unmounts_nothing(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path], check=True)
+    try:
+        assert "is not a JuiceFS mount point" in refused("umount", "--flush", tmp_path)
+        assert is_mounted(tmp_path)
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 @pytest.mark.parametrize("line", ["", "-h", "--help", "mount -h", "format --help"])
