@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from jfs import units
 from jfs.commands import arguments
-from jfs.commands.format import GIB, KEYS, place
+from jfs.commands.format import GIB, KEYS, place, warn_of_class
 from jfs.errors import UserError
 from jfs.meta import fingerprints, volume_format
 from jfs.meta.run import read, run
@@ -56,7 +56,9 @@ STORE: Final = frozenset(("storage", "bucket", "storage_class", *KEYS))
     default=None,
     text="keep (or with =false drop) the xxh3-128 of every new block in the metadata, and check what is read by it",
 )
-@arguments.switch("--encrypt-secret", text="encrypt the secrets in the settings that are stored in plain text")
+@arguments.switch(
+    "--encrypt-secret", default=None, text="encrypt the secrets in the settings that are stored in plain text"
+)
 @arguments.switch("--yes", "-y", text="answer yes to every question")
 @arguments.switch("--force", text="skip the checks")
 @arguments.not_yet(
@@ -80,7 +82,10 @@ def command(arguments: tuple[str, ...], **options: Any) -> None:
 async def _config(engine: Engine, options: dict[str, Any]) -> None:
     settings = await read(engine, volume_format.load_settings)
     given = {name: options[name] for name in CHANGEABLE if options[name] is not None}
-    seal, mark = options["encrypt_secret"], options["fingerprint"]
+    if options["encrypt_secret"] is False:
+        log.warning("option --encrypt-secret=false has no effect: secrets that are encrypted stay so")
+    warn_of_class(given.get("storage", settings.storage), given.get("storage_class", ""))
+    seal, mark = bool(options["encrypt_secret"]), options["fingerprint"]
     kept = await read(engine, fingerprints.kept)
     if not given and not seal and mark is None:
         extra = {"Fingerprint": fingerprints.KIND.decode()} if kept else {}
@@ -126,7 +131,7 @@ async def _change(
         print("Nothing changed.")
         return
     if not force:
-        await _check(engine, settings, given, yes=yes)
+        await _check(engine, settings, given, mark=mark, yes=yes)
     await _store(engine, settings, mark)
     print("\n".join(lines))
 
@@ -138,7 +143,7 @@ async def _store(engine: Engine, settings: Settings, mark: bool | None) -> None:
         await fingerprints.turn(engine, on=mark)
 
 
-async def _check(engine: Engine, settings: Settings, given: dict[str, Any], *, yes: bool) -> None:
+async def _check(engine: Engine, settings: Settings, given: dict[str, Any], *, mark: bool | None, yes: bool) -> None:
     """The store answers where it is said to be; what would hurt is asked about first."""
     if STORE & given.keys() and storage_is_tested():
         try_storage(settings)
@@ -153,11 +158,19 @@ async def _check(engine: Engine, settings: Settings, given: dict[str, Any], *, y
         _confirm(f"New inodes limit is smaller than the {stat.used_inodes} in use.", yes=yes)
     if given.get("trash_days") == 0:
         _confirm("The trash will be off: removed files are gone at once, and what is in it expires.", yes=yes)
+    if mark is False:
+        _confirm("All fingerprints will be dropped: what is damaged in the store can be read unnoticed.", yes=yes)
 
 
 def _confirm(warning: str, *, yes: bool) -> None:
     print(f"\033[1;33mWARNING\033[0m: {warning}")
-    if not yes and input("Proceed anyway? [y/N]: ").strip().lower() not in ("y", "yes"):
+    if yes:
+        return
+    try:
+        answer = input("Proceed anyway? [y/N]: ")
+    except EOFError:
+        raise UserError("Aborted: there is nobody to answer; --yes answers all questions.") from None
+    if answer.strip().lower() not in ("y", "yes"):
         raise UserError("Aborted.")
 
 

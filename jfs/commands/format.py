@@ -19,6 +19,7 @@ from jfs.meta.transaction import Engine, Transaction
 from jfs.object.encrypt import ALGORITHMS
 from jfs.object.rsa_key import PASSPHRASE, read_new_key
 from jfs.volume import (
+    LOCAL_STORES,
     UUID_KEY,
     open_objects,
     require_empty,
@@ -153,6 +154,11 @@ def place(storage: str, bucket: str | None) -> str:
     return os.path.abspath(bucket or default_bucket()).rstrip("/") + "/"
 
 
+def warn_of_class(storage: str, storage_class: str) -> None:
+    if storage_class and storage in LOCAL_STORES:
+        log.warning("option --storage-class has no effect on %s storage", storage)
+
+
 def block_size_kib(size: int) -> int:
     """A power of two from 64 KiB to 16 MiB, in KiB; what is not is adjusted, with a warning."""
     fitting = min(max(1 << (max(size, 1).bit_length() - 1), LEAST_BLOCK), MOST_BLOCK)
@@ -182,6 +188,7 @@ def _warn_of_encryption(ctx: click.Context) -> None:
 
 def _create(ctx: click.Context, url: str, name: str, options: dict[str, Any], text: bytes | None) -> None:
     old = None if text is None else Settings.parse(text)
+    warn_of_class(options["storage"], options["storage_class"])
     settings = Settings.fresh(
         name,
         storage=options["storage"],
@@ -242,6 +249,7 @@ def _update(ctx: click.Context, url: str, name: str, options: dict[str, Any], se
     for field in ("capacity", "inodes", "trash_days"):
         if field in wanted:
             setattr(settings, field, wanted[field])
+    warn_of_class(settings.storage, options["storage_class"])
     if options["storage_class"]:
         settings.set_default_class(options["storage_class"])
     settings = with_keys(settings, {key: options[key] for key in KEYS if options[key]})
