@@ -28,6 +28,11 @@ DRAIN: Final = 0x6A660001
 
 PROGRESS: Final = 0xFE
 
+MOST_BODY: Final = 4096
+"""The commands here have ten bytes.  The peer's have up to megabytes: lists of paths to warm up."""
+
+MOST_ANSWER: Final = 1 << 20
+
 TELL_S: Final = 0.3
 THREADS: Final = 10
 
@@ -45,8 +50,10 @@ class ControlHandle:
     def __init__(self, vfs: "Vfs", *, privileged: bool) -> None:
         self._vfs = vfs
         self._privileged = privileged
-        self._request = b""
-        self._answer = b""
+        self._request = bytearray()
+        self._refused = 0
+        """So many bytes are still to come of a body that nobody wants."""
+        self._answer = bytearray()
         self._told = trio.lowlevel.ParkingLot()
         self._work: set[trio.CancelScope] = set()
 
@@ -55,20 +62,35 @@ class ControlHandle:
         if not self._answer and self._work:
             with trio.move_on_after(TELL_S):
                 await self._told.park()
-        data = self._answer[:size]
-        self._answer = self._answer[size:]
+        data = bytes(self._answer[:size])
+        del self._answer[:size]
         return data
 
     async def write(self, offset: int, data: bytes | memoryview) -> int:
-        self._request += bytes(data)
+        """Raises EAGAIN to who asks on and on and takes no answer."""
+        if len(self._answer) > MOST_ANSWER:
+            raise FsError(errno.EAGAIN)
+        rest = data[self._refused :]
+        self._refused -= len(data) - len(rest)
+        self._request += rest
         while len(self._request) >= HEADER.size:
             command, length = HEADER.unpack_from(self._request)
+            if length > MOST_BODY:
+                self._refuse(length)
+                continue
             if len(self._request) < HEADER.size + length:
                 break
-            body = self._request[HEADER.size : HEADER.size + length]
-            self._request = self._request[HEADER.size + length :]
+            body = bytes(self._request[HEADER.size : HEADER.size + length])
+            del self._request[: HEADER.size + length]
             self._carry_out(command, body)
         return len(data)
+
+    def _refuse(self, length: int) -> None:
+        """No command has so long a body: what has come of it goes, and what is to come is not kept."""
+        came = min(len(self._request) - HEADER.size, length)
+        del self._request[: HEADER.size + came]
+        self._refused = length - came
+        self._end(errno.EINVAL)
 
     def _say(self, answer: bytes) -> None:
         self._answer += answer
@@ -136,6 +158,7 @@ class ControlHandle:
                 self._say(PROGRESS_MESSAGE.pack(PROGRESS, tree.chunks, tree.done))
 
     def close(self) -> None:
-        self._request = self._answer = b""
+        self._request.clear()
+        self._answer.clear()
         for scope in self._work:
             scope.cancel()
