@@ -72,6 +72,8 @@ class CacheDir:
         self.folder = folder
         self.id = str(uuid.uuid4())
         self.usable = False
+        self.openings = 0
+        """How often the folder was taken into use."""
         self.capacity = 0
         self.index = CacheIndex(hash_prefix=options.hash_prefix)
         self._options = options
@@ -114,6 +116,7 @@ class CacheDir:
         self.capacity = min(self._options.cache_size // self._share, room)
         self._errors = 0
         self._next_scan = self._retry_at = 0.0
+        self.openings += 1
         self.usable = True
 
     def start(self) -> None:
@@ -234,7 +237,7 @@ class CacheDir:
         try:
             return os.open(temp, flags, self._options.cache_mode)
         except FileNotFoundError:
-            if not self._is_ours():
+            if not self.is_ours():
                 return None
             make_private(os.path.dirname(temp))
             return os.open(temp, flags, self._options.cache_mode)
@@ -289,8 +292,8 @@ class CacheDir:
         if self._errors >= ERRORS_TO_GIVE_UP:
             self.give_up(f"{what}: {reason}")
 
-    def _is_ours(self) -> bool:
-        """Give the folder up if it is not there any more, or not the one that it was."""
+    def is_ours(self) -> bool:
+        """Give the folder up if it is not there any more, or not the one that it was; whether it is.  Raises OSError."""
         try:
             mine = os.stat(f"{self.folder}/{LOCK_NAME}").st_dev == self._device
         except FileNotFoundError:
@@ -389,7 +392,7 @@ class CacheDir:
 
     def tend(self) -> None:
         """Once a second: is the folder still ours, is anything too old, is there room?"""
-        if not self._is_ours():
+        if not self.is_ours():
             return
         now = time.monotonic()
         if self._options.cache_expire > 0 and now >= self._next_expiry:

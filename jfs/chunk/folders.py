@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 LOCK_NAME: Final = ".lock"
@@ -23,19 +23,38 @@ def make_private(folder: str) -> None:
             os.mkdir(folder, 0o700)
 
 
-def walk(root: str, folder: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """The files below `root` (with a slash at its end): their paths from there, and what stat(2) says."""
+def _raise(_path: str, error: OSError) -> None:
+    raise error
+
+
+def walk(
+    root: str, folder: str = "", *, failed: Callable[[str, OSError], None] = _raise
+) -> Iterator[tuple[str, os.stat_result]]:
+    """The files below `root` (with a slash at its end): their paths from there, and what stat(2) says.
+
+    What cannot be looked at is left out if `failed`, which gets its path and the reason, does not raise.
+    """
     try:
         with os.scandir(root + folder) as entries:
             found = list(entries)
     except FileNotFoundError:
         return
+    except OSError as error:
+        failed(root + folder, error)
+        return
     for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            yield from walk(root, f"{folder}{entry.name}/")
+        path = folder + entry.name
+        try:
+            info = None if entry.is_dir(follow_symlinks=False) else entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            failed(root + path, error)
+            continue
+        if info is None:
+            yield from walk(root, f"{path}/", failed=failed)
         else:
-            with contextlib.suppress(FileNotFoundError):
-                yield folder + entry.name, entry.stat(follow_symlinks=False)
+            yield path, info
 
 
 def device_of(path: str) -> int:

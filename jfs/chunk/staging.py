@@ -240,7 +240,9 @@ class Staging:
         """Now and then: whether a disk is still, or again, short of room."""
         if self._blocks:
             now = self._clock()
-            awake = [folder for path, folder in self._dirs.items() if self._rests[path].until <= now]
+            awake = [
+                folder for path, folder in self._dirs.items() if folder.cache.usable and self._rests[path].until <= now
+            ]
             self._short = False
             self._pressed = not all(self._has_room(folder) for folder in awake)
 
@@ -375,6 +377,11 @@ class Staging:
         block.uploading = block.attempted = True
         self._busy.add(block)
         self._queue.started(block)
+
+    def hurry(self, folder: StagingDir) -> None:
+        """The folder is in use again: what failed there may be tried now."""
+        self._queue.hurry(folder)
+        self._due.unpark()
 
     def drain(self, *, on: bool) -> None:
         """From now on stage nothing, and upload everything at once; or the end of that."""

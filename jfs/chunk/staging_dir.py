@@ -7,10 +7,11 @@ block is uploaded and the first link goes.  A file that cannot be its block (a p
 """
 
 import contextlib
+import errno
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -19,7 +20,7 @@ from jfs.chunk import checksum
 from jfs.chunk.cache_dir import LEFTOVER_AGE_S, CacheDir
 from jfs.chunk.folders import make_private, walk
 from jfs.chunk.layout import parse_name
-from jfs.errors import BadObject
+from jfs.errors import BadObject, StoreError
 from jfs.object.file import FileStore, publish
 from jfs.object.store import Buffer
 
@@ -36,6 +37,10 @@ class Found(msgspec.Struct, frozen=True, gc=False):
     since: float
 
 
+class FolderGone(OSError):
+    """The folder is not there any more: its disk is not mounted, or somebody has deleted it.  What was staged may come back."""
+
+
 class StagingDir:
     """The staged blocks of one cache folder.  Safe to share between threads."""
 
@@ -48,6 +53,11 @@ class StagingDir:
 
     def path(self, key: str) -> str:
         return self._root + key
+
+    def require(self) -> None:
+        """Raises FolderGone, OSError.  Only where the folder is there does a file that is missing mean anything."""
+        if not self.cache.is_ours():
+            raise FolderGone(errno.ENODEV, "the cache folder has gone", self.cache.folder)
 
     def write(self, key: str, data: Buffer) -> None:
         """Stage the block; it survives this process, and with `sync` the power.  Raises OSError, and leaves nothing then."""
@@ -66,6 +76,7 @@ class StagingDir:
         try:
             return os.open(temp, _NEW, self._mode)
         except FileNotFoundError:
+            self.require()
             make_private(os.path.dirname(temp))
             self._flusher.forget_folders()
             return os.open(temp, _NEW, self._mode)
@@ -75,6 +86,7 @@ class StagingDir:
         try:
             os.link(self._root + key, cached)
         except FileNotFoundError:
+            self.require()
             make_private(os.path.dirname(cached))
             os.link(self._root + key, cached)
         except FileExistsError:  # perhaps another block: of a slice that a power cut took, and whose id was drawn again
@@ -97,7 +109,9 @@ class StagingDir:
     def set_aside(self, key: str) -> str:
         """Move a file that is no block out of the way, with its cached link; where it is now.  Raises OSError."""
         aside = f"{self.cache.folder}/rawdamaged/{key}"
-        make_private(os.path.dirname(aside))
+        self.require()
+        if os.path.lexists(self._root + key):
+            make_private(os.path.dirname(aside))
         os.rename(self._root + key, aside)
         self.cache.remove(key)
         return aside
@@ -105,17 +119,21 @@ class StagingDir:
     def sync(self, keys: Iterable[str]) -> None:
         """Make those of the blocks that are staged here durable, with their names.  Raises StoreError."""
         self._flusher.sync(keys)
+        try:
+            self.require()  # else the files that it passed by were not removed
+        except OSError as error:
+            raise StoreError(f"sync {self._root}: {error.strerror}") from error
 
     def sync_all(self) -> None:
         """The same for all that is staged here, whoever did it.  Raises StoreError."""
         self._flusher.sync_all()
 
-    def scan(self) -> Iterator[Found]:
-        """What is staged; temporary files that nobody is writing any more go.  Raises OSError."""
-        for key, found in walk(self._root):
+    def scan(self, failed: Callable[[str, OSError], None]) -> Iterator[Found]:
+        """What is staged, but for what cannot be read: `failed` hears of that.  Temporary files that nobody is writing go."""
+        for key, found in walk(self._root, failed=failed):
             if key.endswith(".tmp"):
                 if time.time() - found.st_mtime > LEFTOVER_AGE_S:
-                    with contextlib.suppress(FileNotFoundError):
+                    with contextlib.suppress(OSError):
                         os.unlink(self._root + key)
                 continue
             name = parse_name(key)

@@ -17,7 +17,7 @@ import trio
 
 from jfs.chunk.options import ChunkOptions
 from jfs.chunk.staging import Staged, Staging
-from jfs.chunk.staging_dir import Found, StagingDir
+from jfs.chunk.staging_dir import FolderGone, Found, StagingDir
 from jfs.chunk.stats import ChunkStats
 from jfs.errors import BadObject, StoreError
 from jfs.object.retry import delay_after
@@ -25,6 +25,9 @@ from jfs.object.store import Buffer
 from jfs.units import show_size
 
 RESCAN_S: Final = 3600.0
+SCAN_AGAIN_S: Final = 5.0
+"""So soon what could not be read is looked for again; doubled each time, up to the former."""
+
 LOOK_S: Final = 10.0
 REPORT_S: Final = 60.0
 STALE_S: Final = 3600.0
@@ -80,6 +83,8 @@ class Uploader:
         self._complained = False
         self._reported = {StoreError: float("-inf"), OSError: float("-inf")}
         self._stale_reported = float("-inf")
+        self._opened = {folder: folder.cache.openings for folder in staging.dirs}
+        self._reopened = trio.Event()
 
     async def run(self) -> None:
         """Until cancelled; an upload under way is then left to whoever comes next."""
@@ -89,9 +94,7 @@ class Uploader:
                     nursery.start_soon(self._work)
                 nursery.start_soon(self._finish)
                 nursery.start_soon(self._watch)
-                while True:
-                    await self._take_over()
-                    await trio.sleep(RESCAN_S)
+                await self._scan()
         finally:
             self._uploaded.clear()
             self._staging.give_all_back()
@@ -147,11 +150,13 @@ class Uploader:
         try:
             data = block.folder.load(block.key, block.size)
         except FileNotFoundError:
+            block.folder.require()
             if self._target.exists(block.key):
                 return  # another mount of this cache folder was here
             try:
                 data = block.folder.load_cached(block.key, block.size)
             except FileNotFoundError:
+                block.folder.require()
                 raise BadObject(f"{block.folder.path(block.key)} is gone, and the store has no such object") from None
         self._target.put(block.key, data)
 
@@ -212,15 +217,18 @@ class Uploader:
         return f"{counts.blocks} blocks, {show_size(counts.bytes)}, wait, the oldest for {counts.oldest_s:.0f} s"
 
     async def _set_aside(self, block: Staged, error: BadObject) -> None:
-        self._staging.counts.errors += 1
         try:
             aside = await trio.to_thread.run_sync(block.folder.set_aside, block.key)
+        except FolderGone as gone:
+            self._failed(block, gone)
+            return
         except FileNotFoundError:
             log.error("staged block %s is lost: %s", block.key, error)
         except OSError as failure:
             log.error("staged block %s is no block: %s; moving it aside: %s", block.key, error, failure.strerror)
         else:
             log.error("staged block %s is no block: %s; moved to %s", block.key, error, aside)
+        self._staging.counts.errors += 1
         self._staging.settle(block)
         self._staging.left([block.key])
 
@@ -270,14 +278,25 @@ class Uploader:
 
     # -- watching
 
-    async def _take_over(self) -> None:
-        """Find what lies in the folders: of a mount that ended, or of one beside this."""
+    async def _scan(self) -> None:
+        """Now and then, and when a folder has come back."""
+        pause = SCAN_AGAIN_S
+        while True:
+            self._reopened = trio.Event()
+            whole = await self._take_over()
+            with trio.move_on_after(RESCAN_S if whole else pause):
+                await self._reopened.wait()
+            pause = SCAN_AGAIN_S if whole or self._reopened.is_set() else min(2 * pause, RESCAN_S)
+
+    async def _take_over(self) -> bool:
+        """Find what lies in the folders: of a mount that ended, or of one beside this; whether all could be read."""
+        whole = True
         for folder in self._staging.dirs:
-            try:
-                found = await trio.to_thread.run_sync(_scan, folder, abandon_on_cancel=True)
-            except OSError as error:
-                self._staging.rest(folder, "look for staged blocks", error)
-                continue
+            found, failures = await trio.to_thread.run_sync(_scan, folder, abandon_on_cancel=True)
+            if failures:
+                whole = False
+                self._staging.counts.errors += 1
+                log.warning("looking for staged blocks: %s (and %d more such places)", failures[0], len(failures) - 1)
             count = size = 0
             for number, block in enumerate(found, 1):
                 if self._staging.take_over(folder, block):
@@ -286,13 +305,23 @@ class Uploader:
                     await trio.lowlevel.checkpoint()
             if count:
                 log.info("%d staged blocks (%s) found in %s", count, show_size(size), folder.cache.folder)
-        self._staging.scanned = True
+        self._staging.scanned |= whole
+        return whole
+
+    def _look_for_returns(self) -> None:
+        """A folder may be in use again that was not: what lies there can be uploaded, and may not be known."""
+        for folder, before in self._opened.items():
+            if folder.cache.openings != before:
+                self._opened[folder] = folder.cache.openings
+                self._staging.hurry(folder)
+                self._reopened.set()
 
     async def _watch(self) -> None:
         """Say when blocks stay staged for too long."""
         while True:
             await trio.sleep(LOOK_S)
             self._staging.look_for_room()
+            self._look_for_returns()
             oldest = self._staging.oldest()
             late = oldest is not None and self._staging.age(oldest) > self._stale_s
             if late and oldest is not None and trio.current_time() - self._stale_reported >= STALE_REPORT_S:
@@ -301,8 +330,19 @@ class Uploader:
                 log.warning("block %s is staged since %s and not uploaded (%s)", oldest.key, since, self._waiting())
 
 
-def _scan(folder: StagingDir) -> list[Found]:
-    return sorted(folder.scan(), key=lambda found: found.since)
+def _scan(folder: StagingDir) -> tuple[list[Found], list[str]]:
+    """What is staged, oldest first; and what could not be read, with the reasons."""
+    failures: list[str] = []
+
+    def failed(path: str, error: OSError) -> None:
+        failures.append(f"{path}: {error.strerror or error}")
+
+    found = sorted(folder.scan(failed), key=lambda found: found.since)
+    try:
+        folder.require()
+    except OSError as error:
+        failed(folder.cache.folder, error)
+    return found, failures
 
 
 def _unlink(blocks: list[Staged]) -> None:

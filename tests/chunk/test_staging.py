@@ -251,7 +251,7 @@ async def test_a_scan_finds_nothing_that_is_leaving(mounted: Mounted) -> None:
     assert blocks.staging is not None
     await blocks.put(1, 0, pattern(1000))
     (folder,) = blocks.staging.dirs
-    (found,) = folder.scan()
+    (found,) = folder.scan(lambda path, error: None)
     assert not blocks.staging.take_over(folder, found), "known"
     gone, never = await blocks.staging.discard([found.key])
     assert gone == never == {found.key}

@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -11,9 +12,10 @@ import trio.testing
 
 from jfs.chunk.layout import block_key
 from jfs.chunk.staging import Staging
-from jfs.chunk.staging_dir import StagingDir
+from jfs.chunk.staging_dir import FolderGone, StagingDir
 from jfs.chunk.store import BlockStore
 from jfs.errors import StoreError
+from jfs.object.memory import MemoryStore
 from jfs.object.store import Buffer
 from tests.chunk.test_staging import Mounted, Running, Store, pattern, staged
 from tests.deadline import eventually_async
@@ -175,3 +177,126 @@ async def test_a_folder_whose_reads_fail_holds_up_no_other(mounted: Mounted, mon
         await eventually_async(lambda: len({key for key, _ in tried}) == 60 - healthy)
     assert len(mounted.store.keys) == healthy
     assert len([key for key, before in tried if before < healthy]) <= 2, "the first, and perhaps another now and then"
+
+
+# -- a cache folder that goes away and comes back
+
+
+class Disk:
+    """A cache folder whose disk can be unmounted: its mount point stays, empty."""
+
+    def __init__(self, mounted: Mounted) -> None:
+        self.place = mounted.folder / "cache"
+        self._away = mounted.folder / "away"
+
+    def unmount(self) -> None:
+        self.place.rename(self._away)
+        self.place.mkdir()
+
+    def mount(self, blocks: BlockStore) -> None:
+        assert list(self.place.iterdir()) == [], "nothing is made below the mount point"
+        self.place.rmdir()
+        self._away.rename(self.place)
+        books(blocks).dirs[0].cache.try_again()
+
+
+GONE = ("is not used any more", "looking for staged blocks", "cannot be uploaded yet", "look for free space")
+
+
+@pytest.mark.logs(*GONE)
+async def test_blocks_of_a_disk_that_goes_away_wait_for_its_return(
+    mounted: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jfs.chunk.uploader.LOOK_S", 0.01)
+    monkeypatch.setattr("jfs.chunk.upload_queue.FIRST_PAUSE_S", 60.0)
+    blocks = mounted.open(max_uploads=1)
+    disk = Disk(mounted)
+    for number in range(3):
+        await blocks.put(number, 0, pattern(100, number))
+    MemoryStore.put(mounted.store, block_key(0, 0, 100), b"what an earlier try left")
+    disk.unmount()
+    async with Running(blocks):
+        await eventually_async(lambda: books(blocks).counts.errors >= 3)
+        assert staged(blocks) == 3
+        disk.mount(blocks)
+        await eventually_async(lambda: not mounted.staged)
+    assert mounted.store.keys == [block_key(number, 0, 100) for number in range(3)]
+
+
+@pytest.mark.logs(*GONE, "are staged and not uploaded")
+async def test_what_lies_in_a_folder_that_comes_back_is_found(
+    mounted: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jfs.chunk.uploader.LOOK_S", 0.01)
+    before = mounted.open()
+    await before.put(1, 0, pattern(100))
+    await before.close()
+    blocks = mounted.open()
+    disk = Disk(mounted)
+    disk.unmount()
+    async with Running(blocks):
+        await eventually_async(lambda: not books(blocks).dirs[0].cache.usable)
+        assert not books(blocks).scanned
+        disk.mount(blocks)
+        await eventually_async(lambda: not mounted.staged)
+        assert books(blocks).scanned
+    assert mounted.store.keys == [block_key(1, 0, 100)]
+
+
+@pytest.mark.logs(*GONE, "flushing", "go to the store", "are staged and not uploaded")
+async def test_no_fsync_is_true_for_blocks_of_a_disk_that_went_away(mounted: Mounted) -> None:
+    blocks = mounted.open()
+    await blocks.put(1, 0, pattern(100))
+    Disk(mounted).unmount()
+    with pytest.raises(StoreError, match="has gone"):
+        await blocks.sync()
+    assert staged(blocks) == 1
+    await blocks.close()
+
+
+@pytest.mark.logs(*GONE, "blocks go to the store", "are staged and not uploaded")
+async def test_nothing_is_made_where_a_disk_was(mounted: Mounted) -> None:
+    blocks = mounted.open()
+    await blocks.put(1, 0, pattern(100))
+    disk = Disk(mounted)
+    disk.unmount()
+    await blocks.put(2, 0, pattern(100))
+    assert mounted.store.keys == [block_key(2, 0, 100)]
+    with pytest.raises(FolderGone):
+        books(blocks).dirs[0].set_aside(block_key(1, 0, 100))
+    assert list(disk.place.iterdir()) == []
+    await blocks.close()
+
+
+# -- what cannot be scanned or removed
+
+
+def break_scans(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    scandir = os.scandir
+
+    def scan(path: str) -> Any:
+        if path.rstrip("/").endswith(place):
+            raise OSError(errno.EUCLEAN, os.strerror(errno.EUCLEAN), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+
+
+@pytest.mark.logs("looking for staged blocks", "are staged and not uploaded")
+async def test_a_directory_that_cannot_be_read_hides_no_other(
+    mounted: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jfs.chunk.uploader.SCAN_AGAIN_S", 0.05)
+    before = mounted.open()
+    for number in (1, 1001, 2001):
+        await before.put(number, 0, pattern(100))
+    await before.close()
+    blocks = mounted.open()
+    with monkeypatch.context() as patch:
+        break_scans(patch, "rawstaging/chunks/0/1")
+        async with Running(blocks):
+            await eventually_async(lambda: len(mounted.store.keys) == 2)
+            assert not books(blocks).scanned
+            patch.undo()
+            await eventually_async(lambda: len(mounted.store.keys) == 3)
+            await eventually_async(lambda: books(blocks).scanned)
