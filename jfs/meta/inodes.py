@@ -13,6 +13,7 @@ from jfs.meta.types import FLAG_APPEND, FLAG_IMMUTABLE, TYPE_DIR, Attr, Cred, In
 
 SECOND: Final = 1_000_000_000
 DAY_NS: Final = 24 * 3600 * SECOND
+LAST_NS: Final = ((1 << 63) - 1) * 1000
 
 
 class AttrChange(msgspec.Struct, frozen=True, gc=False):
@@ -55,7 +56,7 @@ async def setattr(  # noqa: A001 - the system call's name
     fresh = changed(attr, cred, change, now_ns)
     if fresh == attr:
         return attr
-    fresh.ctime_ns = now_ns if change.ctime_ns is None else change.ctime_ns
+    fresh.ctime_ns = now_ns if change.ctime_ns is None else storable(change.ctime_ns)
     tx.put_attr(ino, fresh)
     return fresh
 
@@ -75,10 +76,15 @@ def changed(attr: Attr, cred: Cred, change: AttrChange, now_ns: int) -> Attr:
     if change.flags is not None:
         fresh.flags = change.flags
     if change.atime_now or change.atime_ns is not None:
-        fresh.atime_ns = now_ns if change.atime_now or change.atime_ns is None else change.atime_ns
+        fresh.atime_ns = now_ns if change.atime_now or change.atime_ns is None else storable(change.atime_ns)
     if change.mtime_now or change.mtime_ns is not None:
-        fresh.mtime_ns = now_ns if change.mtime_now or change.mtime_ns is None else change.mtime_ns
+        fresh.mtime_ns = now_ns if change.mtime_now or change.mtime_ns is None else storable(change.mtime_ns)
     return fresh
+
+
+def storable(time_ns: int) -> int:
+    """The nearest time that every engine can store: the relational schema counts microseconds in 64 bits."""
+    return min(max(time_ns, -LAST_NS), LAST_NS)
 
 
 def require_may_change(attr: Attr, cred: Cred, change: AttrChange) -> None:

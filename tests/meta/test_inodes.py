@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from jfs.meta.access import R, W, X, permitted
-from jfs.meta.inodes import DAY_NS, SECOND, AttrChange, atime_is_due
+from jfs.meta.inodes import DAY_NS, LAST_NS, SECOND, AttrChange, atime_is_due
 from jfs.meta.transaction import Engine
 from jfs.meta.types import FLAG_APPEND, FLAG_IMMUTABLE, ROOT, ROOT_INO, TYPE_DIR, TYPE_FILE, Attr, Cred
 from tests.meta.volumes import assert_clean, fails, make_file, new_volume
@@ -42,6 +42,17 @@ async def test_times(engine: Engine) -> None:
     await client.setattr(OWNER, ino, AttrChange(mode=0o646))
     attr = await client.setattr(OTHER, ino, AttrChange(atime_now=True, mtime_now=True))
     assert attr.atime_ns == attr.mtime_ns == attr.ctime_ns
+
+
+@pytest.mark.parametrize("seconds", [2**34, 2**43, 2**62, 2**63 - 1, -(2**34), -(2**43), -(2**63)])
+async def test_times_far_away_are_stored_as_far_as_they_can_be(engine: Engine, seconds: int) -> None:
+    client = await new_volume(engine)
+    ino = (await make_file(client, b"f")).ino
+    time_ns = seconds * SECOND + 999_999_999
+    change = AttrChange(atime_ns=time_ns, mtime_ns=time_ns, ctime_ns=time_ns)
+    attr = await client.setattr(ROOT, ino, change)
+    assert attr.atime_ns == attr.mtime_ns == attr.ctime_ns == min(max(time_ns, -LAST_NS), LAST_NS)
+    assert await client.getattr(ino) == attr
 
 
 async def test_chmod(engine: Engine) -> None:
