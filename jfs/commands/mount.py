@@ -61,7 +61,12 @@ def default_log() -> str:
 @arguments.value(
     "--open-cache-limit", kind=arguments.Whole(), default=10_000, text="files remembered for it; 0: no limit"
 )
-@arguments.value("--io-retries", kind=arguments.Whole(), default=10, text="tries after a failed object request")
+@arguments.value(
+    "--io-retries",
+    kind=arguments.Whole(),
+    default=10,
+    text="patience with a store that fails: N stands for N(N+1)(2N+1)/6 seconds in which a request is tried again (10: 385 s)",
+)
 @arguments.value("--max-uploads", kind=arguments.Whole(1, 10_000), default=20, text="uploads at once")
 @arguments.value("--max-downloads", kind=arguments.Whole(1, 10_000), default=200, text="downloads at once")
 @arguments.value(
