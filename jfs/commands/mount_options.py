@@ -69,18 +69,19 @@ def warn_of_options(options: dict[str, Any], given: Container[str]) -> None:
         _warn(DISK_CACHE, given, "with --cache-dir memory")
     if not options["open_cache"]:
         _warn(("open_cache_limit",), given, "without --open-cache")
-    if not options["background"]:
+    if options["background"]:
+        _warn(("foreground",), given, "with --background")
+    else:
         _warn(("log",), given, "without --background: the log goes to stderr")
 
 
 def warn_of_store(options: dict[str, Any], given: Container[str], settings: Settings) -> None:
     """The same for what the volume's store makes useless."""
     storage = options["storage"] or settings.storage
-    if storage not in LOCAL_STORES:
-        return
-    _warn(REMOTE, given, f"on {storage} storage")
+    if storage in LOCAL_STORES:
+        _warn(REMOTE, given, f"on {storage} storage")
     if options["cache_size"] and not _is_cached(options, settings):
-        _warn(("cache_size", *CACHE), given, f"without a cache: {storage} storage has one if --cache-dir names it")
+        _warn(("cache_size", *CACHE), given, "without a cache: --cache-dir names none")
 
 
 def _is_cached(options: dict[str, Any], settings: Settings) -> bool:

@@ -59,10 +59,12 @@ def said(caplog: pytest.LogCaptureFixture, line: str, settings: Settings) -> lis
             "with --cache-dir memory",
         ),
         ("--cache-size=1G --cache-large-write=true", LOCAL, "cache-size cache-large-write", "without a cache: "),
+        ("--cache-dir= --cache-size=1G --get-timeout=5", REMOTE, "cache-size", "without a cache: "),
         ("--cache-size=0 --cache-expire=5", LOCAL, "cache-expire", "with --cache-size 0"),
         ("--storage-class=COLD --put-timeout=5", LOCAL, "storage-class put-timeout", "on file storage"),
         ("--open-cache-limit=5", LOCAL, "open-cache-limit", "without --open-cache"),
         ("--log=/tmp/x", LOCAL, "log", "without --background"),
+        ("--log=/tmp/x --background=true --foreground=true", LOCAL, "foreground", "with --background"),
     ],
 )
 def test_options_that_do_nothing(
