@@ -367,6 +367,10 @@ class Staging:
         """The files of these blocks are gone; those of deleted ones that `unlink` has not removed are not."""
         self._moving.difference_update(set(keys) - self._doomed)
 
+    def is_moving(self, key: str) -> bool:
+        """Whether the block's file may be there though it is not in the books."""
+        return key in self._moving
+
     async def wait_upload(self, block: Staged) -> None:
         """Return once nobody uploads the block."""
         while block.uploading:

@@ -30,6 +30,10 @@ SCAN_AGAIN_S: Final = 5.0
 
 LOOK_S: Final = 10.0
 REPORT_S: Final = 60.0
+TIDY_S: Final = 10.0
+LONGEST_TIDY_S: Final = 600.0
+"""So soon, at first and at last, files are removed that would not go after their upload."""
+
 STALE_S: Final = 3600.0
 """A block that is staged for so long after it could have been uploaded is worth a warning."""
 
@@ -78,10 +82,12 @@ class Uploader:
         self._at_once = LOCAL_AT_ONCE if target.local else 0
         self._stale_s = STALE_S + options.upload_delay + (DAY_S if options.upload_hours else 0.0)
         self._uploaded: list[Staged] = []
+        self._behind: list[Staged] = []
+        """Uploaded, and their staged files could not be removed."""
         self._finishing = trio.lowlevel.ParkingLot()
         self._failures = 0
         self._complained = False
-        self._reported = {StoreError: float("-inf"), OSError: float("-inf")}
+        self._reported: dict[str, float] = {}
         self._stale_reported = float("-inf")
         self._opened = {folder: folder.cache.openings for folder in staging.dirs}
         self._reopened = trio.Event()
@@ -93,6 +99,7 @@ class Uploader:
                 for _ in range(self._workers):
                     nursery.start_soon(self._work)
                 nursery.start_soon(self._finish)
+                nursery.start_soon(self._tidy)
                 nursery.start_soon(self._watch)
                 await self._scan()
         finally:
@@ -200,11 +207,17 @@ class Uploader:
         self._staging.put_off(block, unreadable=unreadable)
         self._staging.counts.errors += 1
         self._failures += not unreadable
-        now, kind = trio.current_time(), OSError if unreadable else StoreError
-        if now - self._reported[kind] >= REPORT_S:
-            self._reported[kind] = now
+        if self._may_report("unreadable" if unreadable else "refused"):
             self._complained |= not unreadable
             log.warning("staged block %s cannot be uploaded yet: %s (%s)", block.key, error, self._waiting())
+
+    def _may_report(self, what: str) -> bool:
+        """Once a minute."""
+        now = trio.current_time()
+        due = now - self._reported.get(what, float("-inf")) >= REPORT_S
+        if due:
+            self._reported[what] = now
+        return due
 
     def _succeeded(self) -> None:
         self._failures = 0
@@ -261,12 +274,23 @@ class Uploader:
             await self._unlink(later)
 
     async def _unlink(self, blocks: list[Staged]) -> None:
-        try:
-            await trio.to_thread.run_sync(_unlink, blocks)
-        except OSError as error:  # the next mount uploads it once more: harmless
-            log.warning("staged files stay behind after their upload: %s", error)
-        else:
-            self._staging.left([block.key for block in blocks])
+        """Remove the staged files of uploaded blocks; those that stay are tried again."""
+        failures = await trio.to_thread.run_sync(_unlink, blocks)
+        self._staging.left([block.key for block in blocks if block not in failures])
+        self._behind += failures
+        if failures and self._may_report("behind"):
+            block, error = next(iter(failures.items()))
+            log.warning("%d staged files stay behind after their upload: %s: %s", len(failures), block.key, error)
+
+    async def _tidy(self) -> None:
+        """Remove what stayed behind.  If it never goes the next mount uploads it once more: harmless."""
+        pause = TIDY_S
+        while True:
+            await trio.sleep(pause)
+            before, self._behind = self._behind, []
+            if before:  # but for what was deleted meanwhile, with its file
+                await self._unlink([block for block in before if self._staging.is_moving(block.key)])
+            pause = TIDY_S if len(self._behind) < max(len(before), 1) else min(2 * pause, LONGEST_TIDY_S)
 
     def _flush(self, blocks: list[Staged]) -> None:
         if blocks:
@@ -345,6 +369,17 @@ def _scan(folder: StagingDir) -> tuple[list[Found], list[str]]:
     return found, failures
 
 
-def _unlink(blocks: list[Staged]) -> None:
+def _unlink(blocks: list[Staged]) -> dict[Staged, OSError]:
+    """Remove the staged files; those that stay, or that may be there again when their folder is."""
+    failures: dict[Staged, OSError] = {}
     for block in blocks:
-        block.folder.remove(block.key)
+        try:
+            block.folder.remove(block.key)
+        except OSError as error:
+            failures[block] = error
+    for folder in {block.folder for block in blocks}:
+        try:
+            folder.require()
+        except OSError as error:
+            failures |= {block: error for block in blocks if block.folder is folder}
+    return failures

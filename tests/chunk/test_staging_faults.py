@@ -300,3 +300,52 @@ async def test_a_directory_that_cannot_be_read_hides_no_other(
             patch.undo()
             await eventually_async(lambda: len(mounted.store.keys) == 3)
             await eventually_async(lambda: books(blocks).scanned)
+
+
+@pytest.mark.logs("stay behind")
+async def test_staged_files_that_cannot_be_removed_are_tried_again_and_hold_up_no_others(
+    mounted: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jfs.chunk.uploader.TIDY_S", 0.05)
+    bad = {block_key(number, 0, 100) for number in range(0, 20, 2)}
+    remove = StagingDir.remove
+
+    def choosy(folder: StagingDir, key: str) -> None:
+        if key in bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        remove(folder, key)
+
+    blocks = mounted.open()
+    for number in range(20):
+        await blocks.put(number, 0, pattern(100, number))
+    with monkeypatch.context() as patch:
+        patch.setattr(StagingDir, "remove", choosy)
+        async with Running(blocks):
+            await eventually_async(lambda: not staged(blocks) and len(mounted.staged) == 10)
+            assert set(mounted.staged) == bad
+            await eventually_async(lambda: books(blocks)._moving == bad)
+            patch.undo()
+            await eventually_async(lambda: not mounted.staged)
+            await eventually_async(lambda: not books(blocks)._moving)
+    assert len(mounted.store.keys) == 20, "none of them is uploaded twice"
+
+
+@pytest.mark.logs(*GONE, "stay behind")
+async def test_a_block_that_is_uploaded_while_its_disk_goes_away_is_not_uploaded_again(
+    mounted: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jfs.chunk.uploader.LOOK_S", 0.01)
+    monkeypatch.setattr("jfs.chunk.uploader.TIDY_S", 0.05)
+    blocks = mounted.open()
+    disk = Disk(mounted)
+    mounted.store.gate.clear()
+    async with Running(blocks):
+        await blocks.put(1, 0, pattern(100))
+        await eventually_async(lambda: mounted.store.started)
+        disk.unmount()
+        mounted.store.gate.set()
+        await eventually_async(lambda: not books(blocks).dirs[0].cache.usable)
+        assert staged(blocks) == 0
+        disk.mount(blocks)
+        await eventually_async(lambda: not mounted.staged)
+    assert mounted.store.keys == mounted.store.started == [block_key(1, 0, 100)]
