@@ -392,7 +392,8 @@ class BlockStore:
     def _mend(self, key: str, path: str, block: bytes) -> bool:
         """Put the right bytes of a block, from the file at `path`, in the place of its bad object; whether that was done."""
         if self.options.read_only:
-            log.warning("object %s stays bad: nothing may be changed; %s has the right bytes", key, path)
+            advice = "fsck --verify --repair, or a mount that may write, puts them back"
+            log.warning("object %s stays bad: nothing may be changed; %s has the right bytes: %s", key, path, advice)
             return False
         try:
             self._upload(self._impatient, key, block)

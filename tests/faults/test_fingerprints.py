@@ -73,6 +73,7 @@ def test_fsck_mends_from_the_cache(tmp_path: Path) -> None:
     told = JFS.run(*fsck, "--cache-dir", cache, ok=False)  # says so, and changes nothing
     assert told.returncode == 1
     assert "stays bad: nothing may be changed; " in told.stderr
+    assert "has the right bytes: fsck --verify --repair, or a mount that may write, puts them back" in told.stderr
     mended = JFS.run(*fsck, "--cache-dir", cache, "--repair")
     assert "is mended: " in mended.stderr
     assert "Compared 4 blocks with their fingerprints, 0 have none; 1 differed, 1 were mended" in mended.stderr
