@@ -62,7 +62,7 @@ def _ask(path: str, *, on: bool) -> bool:
 
 
 def _wait(path: str) -> None:
-    """Until nothing is staged, with a line each second."""
+    """Until nothing is staged, nor being staged, with a line each second."""
     before, since = _staged(path), time.monotonic()
     if before is None:
         return
@@ -79,11 +79,12 @@ def _wait(path: str) -> None:
 
 
 def _staged(path: str) -> tuple[int, int] | None:
-    """Blocks and bytes that wait for their upload; None where nobody tells."""
+    """Blocks that wait for their upload, or will once they are staged, and bytes that do; None where nobody tells."""
     file = special_file(path, "stats")
     if file is None:
         return None
     with open(file, encoding="ascii") as stats:
-        figures = dict(line.split()[:2] for line in stats if line.startswith("juicefs_staging_block"))
-    blocks, size = (float(figures.get(f"juicefs_staging_{name}", 0)) for name in ("blocks", "block_bytes"))
-    return int(blocks), int(size)
+        figures = dict(line.split()[:2] for line in stats if line.startswith("juicefs_staging_"))
+    names = ("blocks", "writing_blocks", "block_bytes")
+    blocks, writing, size = (int(float(figures.get(f"juicefs_staging_{name}", 0))) for name in names)
+    return blocks + writing, size
