@@ -1,6 +1,7 @@
 """What answers each kind of request, in terms of the Vfs.  Translates and decides nothing."""
 
 import errno
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -68,7 +69,7 @@ class Adapter:
             Op.GETATTR: Row("getattr", requests.inode, by_name(self.getattr, 0), attr),
             Op.SETATTR: Row("setattr", requests.attributes, self.setattr, attr),
             Op.STATFS: Row("statfs", requests.no_more, vfs.statfs, replies.statfs),
-            Op.CREATE: Row("create", requests.create, by_name(vfs.create, 1), reply.created, gives_handle=True),
+            Op.CREATE: Row("create", requests.create, by_name(self.create, 1), reply.created, gives_handle=True),
             Op.OPEN: Row("open", requests.flags, by_name(self.open, 1), replies.opened, gives_handle=True),
             Op.READ: Row("read", requests.read, vfs.read, _as_it_is),
             Op.WRITE: Row("write", partial(requests.write, vfs.landing), vfs.write, replies.wrote),
@@ -205,6 +206,18 @@ class Adapter:
             raise FsError(errno.ESTALE) from None
 
     # -- files and directories
+
+    async def create(self, cred: Cred, parent: Ino, name: bytes, mode: int, flags: int) -> tuple[Entry, Handle]:
+        """ESTALE where another mount has made it meanwhile: the kernel looks again, and opens what it finds if that is permitted.
+
+        It checks that before OPEN, but not after CREATE.
+        """
+        try:
+            return await self._vfs.create(cred, parent, name, mode, flags)
+        except FsError as error:
+            if error.errno == errno.EEXIST and not flags & os.O_EXCL:
+                raise FsError(errno.ESTALE) from None
+            raise
 
     async def open(self, cred: Cred, ino: Ino, flags: int) -> Handle:
         handle = await self._vfs.open(cred, ino, flags)

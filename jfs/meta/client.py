@@ -473,25 +473,15 @@ class MetaClient:
     def is_open(self, ino: Ino) -> bool:
         return self.open_files.is_open(self._real(ino))
 
-    async def create(self, cred: Cred, parent: Ino, name: bytes, mode: int, flags: int) -> Entry:
-        """Make a file and open it; without O_EXCL open the one that is there."""
-        while True:
-            ino = await self._inodes.draw()
-            self.open_files.add(ino)
-            try:
-                return await self._mknod(cred, parent, name, ino, TYPE_FILE, mode)
-            except BaseException as error:
-                self.open_files.leave(ino)
-                if not isinstance(error, FsError) or error.errno != errno.EEXIST or flags & os.O_EXCL:
-                    raise
-            try:
-                entry = await self.lookup(cred, parent, name)
-                if entry.attr.type != TYPE_FILE:
-                    raise FsError(errno.EISDIR if entry.attr.type == TYPE_DIR else errno.EEXIST)
-                return Entry(entry.ino, await self.open(cred, entry.ino, flags))
-            except FsError as error:
-                if error.errno != errno.ENOENT:  # it was removed meanwhile: make it after all
-                    raise
+    async def create(self, cred: Cred, parent: Ino, name: bytes, mode: int) -> Entry:
+        """Make a file and open it.  EEXIST where the name is taken: what has it is not opened, for it must be checked first."""
+        ino = await self._inodes.draw()
+        self.open_files.add(ino)
+        try:
+            return await self._mknod(cred, parent, name, ino, TYPE_FILE, mode)
+        except BaseException:
+            self.open_files.leave(ino)
+            raise
 
     async def open(self, cred: Cred, ino: Ino, flags: int, known: Callable[[], Attr | None] | None = None) -> Attr:
         """Count the inode as open until `close`.  What `known` gives is believed without asking the database."""

@@ -315,14 +315,12 @@ class Vfs:
     # -- files
 
     async def create(self, cred: Cred, parent: Ino, name: bytes, mode: int, flags: int) -> tuple[Entry, Handle]:
+        """A file that was not there; EEXIST where the name is taken."""
         self.special.refuse_creation(parent, name)
         asked = self.files.ask()
-        entry = await self.meta.create(cred, parent, name, mode, flags)
+        entry = await self.meta.create(cred, parent, name, mode)
         file = self._enter(entry.ino, entry.attr, asked)
-        handle = self._new_handle(cred, file, flags)
-        if flags & os.O_TRUNC and handle.writable and entry.attr.length:
-            await self._empty(cred, handle, entry.ino)
-        return self._with_unflushed(entry), handle
+        return self._with_unflushed(entry), self._new_handle(cred, file, flags)
 
     async def open(self, cred: Cred, ino: Ino, flags: int) -> Handle:
         if is_special(ino):

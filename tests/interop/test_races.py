@@ -4,6 +4,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,12 @@ def at_once(*calls: Callable[[], object]) -> list[str]:
 
 def create(path: Path) -> None:
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+
+
+def open_or_create(path: Path, found: list[int]) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    found.append(os.fstat(descriptor).st_ino)
+    os.close(descriptor)
 
 
 def empty(folder: Path) -> None:
@@ -175,6 +182,18 @@ def test_only_one_gets_it(rooms: Roots, taker: str) -> None:
         assert results.count("") == 1, f"round {number}: {results}"
         assert len(os.listdir(rooms[1])) == (0 if "remove" in taker else 1)
         empty(rooms[0])
+    rooms[0].rmdir()
+
+
+def test_all_get_what_one_of_them_makes(rooms: Roots) -> None:
+    """Without O_EXCL."""
+    for number in range(10 * ROUNDS):
+        paths = [room / f"{number}" for room in rooms]
+        found: list[int] = []
+        results = at_once(*(partial(open_or_create, path, found) for path in paths * 2))
+        assert results == [""] * 4, f"round {number}: {results}"
+        assert len(set(found)) == 1, f"round {number}"
+    empty(rooms[0])
     rooms[0].rmdir()
 
 

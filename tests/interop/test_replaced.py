@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.deadline import eventually
 from tests.interop.conftest import assert_clean
 from tests.interop.several import several_mounts
 from tests.mounts import JFS, format_volume
@@ -286,3 +287,48 @@ def test_replaced_again_and_again(rooms: Roots, what: str) -> None:
     thread.join()
     assert calls > 10
     assert results.keys() <= {"ESTALE"}
+
+
+def test_a_file_made_elsewhere_is_opened_only_by_those_who_may(tmp_path: Path) -> None:
+    """The kernel believes that the name is free, so it asks to create it; after that it checks nothing."""
+    volume = format_volume(JFS, tmp_path, "made")
+    with several_mounts(volume, 2, 0, "--negative-entry-cache", "100") as (here, there):
+        room, other = here.path / "d", there.path / "d"
+        room.mkdir()
+        room.chmod(0o777)
+        eventually(other.exists, 5, "the directory to be seen")
+        for name in ("private", "shared", "link", "directory"):
+            assert not (other / name).exists()
+        (room / "private").write_text("private")
+        (room / "private").chmod(0o600)
+        (room / "shared").write_text("shared")
+        (room / "link").symlink_to("shared")
+        (room / "directory").mkdir()
+        folder = os.open(other, os.O_RDONLY)
+        for flags in (os.O_RDWR, os.O_RDONLY, os.O_WRONLY | os.O_TRUNC):
+            assert create_as_nobody("private", flags, folder) == errno.EACCES
+        assert create_as_nobody("directory", os.O_RDWR, folder) == errno.EISDIR
+        assert create_as_nobody("shared", os.O_EXCL, folder) == errno.EEXIST
+        assert create_as_nobody("shared", os.O_RDONLY, folder) == 0
+        assert create_as_nobody("link", os.O_RDONLY, folder) == 0
+        assert create_as_nobody("new", os.O_RDONLY, folder) == 0
+        os.close(folder)
+        assert (other / "private").read_text() == "private"
+
+
+def create_as_nobody(name: str, flags: int, folder: int) -> int:
+    """0, or the error that open(2) meets in a process of the user nobody."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    number = 255
+    try:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        os.open(name, os.O_CREAT | flags, 0o600, dir_fd=folder)
+        number = 0
+    except OSError as error:
+        number = error.errno or 255
+    finally:
+        os._exit(number)

@@ -1,6 +1,5 @@
 """fsck's metadata rules: each one is broken by hand, found, and repaired."""
 
-import os
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -43,7 +42,7 @@ async def populated(engine: Engine) -> tuple[MetaClient, dict[str, Ino]]:
     await append(client, inos["linked"], 1, 0, 10)
     inos["thrown"] = (await make_file(client, b"thrown")).ino
     await client.unlink(ROOT, ROOT_INO, b"thrown")
-    opened = await client.create(ROOT, ROOT_INO, b"open", 0o100644, os.O_CREAT)
+    opened = await client.create(ROOT, ROOT_INO, b"open", 0o100644)
     await client.unlink(ROOT, ROOT_INO, b"open", skip_trash=True)
     inos["open"] = opened.ino
     await client.flush_usage()

@@ -233,7 +233,7 @@ async def test_what_cannot_be_linked(engine: Engine) -> None:
     thrown = (await make_file(client, b"thrown")).ino
     await client.unlink(ROOT, ROOT_INO, b"thrown")
     await fails(errno.EPERM, client.link(ROOT, thrown, ROOT_INO, b"x"))
-    nameless = (await client.create(ROOT, ROOT_INO, b"open", 0o644, 0)).ino
+    nameless = (await client.create(ROOT, ROOT_INO, b"open", 0o644)).ino
     await client.unlink(ROOT, ROOT_INO, b"open", skip_trash=True)
     await fails(errno.ENOENT, client.link(ROOT, nameless, ROOT_INO, b"x"))
     await client.close(nameless)

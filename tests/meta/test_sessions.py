@@ -77,7 +77,7 @@ async def test_a_lost_session_is_opened_again(engine: Engine) -> None:
 async def test_stale_sessions_are_cleaned_up_by_another_client(engine: Engine) -> None:
     clock = Clock()
     dead = await new_volume(engine, clock, trash_days=0)
-    entry = await dead.create(ROOT, ROOT_INO, b"f", 0o100644, os.O_CREAT)
+    entry = await dead.create(ROOT, ROOT_INO, b"f", 0o100644)
     await append(dead, entry.ino, 0, 0, 10)
     await dead.unlink(ROOT, ROOT_INO, b"f")
     await dead.flush_usage()

@@ -154,7 +154,7 @@ async def test_what_has_no_data_just_goes(engine: Engine) -> None:
 
 async def test_an_open_file_lives_on_without_a_name(engine: Engine) -> None:
     client = await new_volume(engine, trash_days=0)
-    ino = (await client.create(ROOT, ROOT_INO, b"f", 0o644, 0)).ino
+    ino = (await client.create(ROOT, ROOT_INO, b"f", 0o644)).ino
     removed = await client.unlink(ROOT, ROOT_INO, b"f")
     assert removed.sustained
     assert removed.deleted is None
@@ -311,7 +311,7 @@ async def test_hours_go_when_they_are_over_and_empty(engine: Engine) -> None:
 @pytest.mark.parametrize("trash_days", [0, 1])
 async def test_the_last_name_of_an_open_file_in_the_trash(engine: Engine, trash_days: int) -> None:
     client = await new_volume(engine, trash_days=trash_days)
-    ino = (await client.create(ROOT, ROOT_INO, b"f", 0o644, 0)).ino
+    ino = (await client.create(ROOT, ROOT_INO, b"f", 0o644)).ino
     removed = await client.unlink(ROOT, ROOT_INO, b"f")
     if trash_days:
         assert removed.trashed
