@@ -43,6 +43,7 @@ class DirtySlice:
         "before",
         "begun",
         "buffers",
+        "dated",
         "done",
         "error",
         "fingerprints",
@@ -73,6 +74,9 @@ class DirtySlice:
         self._pages: set[int] = set()
         """Pages of the chunk that pieces after the first touch."""
         self.mtime_ns = 0
+        """The time that its commit is to give the file."""
+        self.dated = False
+        """That commit has begun."""
         self.id = 0
         self.buffers: list[Buffer | None] = []
         self.fingerprints: dict[int, bytes] = {}

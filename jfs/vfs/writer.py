@@ -16,6 +16,7 @@ import errno
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVarTuple
 
 import trio
@@ -44,6 +45,8 @@ small writes elsewhere are packed into the youngest; a large one has the oldest 
 OLD_S: Final = 5.0
 IDLE_S: Final = 1.0
 RETRY_PAUSE_S: Final = 0.5
+TIMES: Final = 64
+"""So many slices are looked at for the oldest time; where a file has more, the order is kept by a nanosecond more each."""
 UNFORESEEN_S: Final = 60.0
 """So long a block is tried again that fails in a way which nobody below has been patient with: no thread to be had, a bug."""
 
@@ -101,6 +104,7 @@ class FileWriter:
         "_context",
         "_drawing",
         "_file",
+        "_given_ns",
         "_lot",
         "_paused",
         "_pausing",
@@ -132,6 +136,8 @@ class FileWriter:
         """How many failures there were."""
         self.mtime_ns = 0
         """When the latest write was."""
+        self._given_ns = 0
+        """The time that the latest commit gave the file."""
 
     @property
     def dirty(self) -> bool:
@@ -487,7 +493,7 @@ class FileWriter:
         try:
             async with context.durability:
                 written = await context.meta.write_slices(
-                    file.ino, piece.index, piece.records(), piece.mtime_ns, piece.fingerprint(), ahead
+                    file.ino, piece.index, piece.records(), self._take_time(piece), piece.fingerprint(), ahead
                 )
         except FsError as error:
             refused = REFUSED.get(error.errno)
@@ -505,6 +511,19 @@ class FileWriter:
         context.on_change(file.ino)
         context.on_records(file.ino, piece.index, written.records)
         await context.relieve(file.ino, piece.index, written.records)
+
+    def _take_time(self, piece: DirtySlice) -> int:
+        """The file's mtime by a commit that begins now: the oldest of those that its slices have still to give.
+
+        Slices of different chunks are committed in any order.  So mtime never goes back, each commit moves it (it is by mtime
+        that others find that there are new bytes), and after the last it is the time of the latest write.
+        """
+        some = islice((other for pieces in self._chunks.values() for other in pieces), TIMES)
+        oldest = min((piece, *(other for other in some if not other.dated)), key=_mtime)
+        piece.mtime_ns, oldest.mtime_ns = oldest.mtime_ns, piece.mtime_ns
+        piece.dated = True
+        self._given_ns = max(piece.mtime_ns, self._given_ns + 1)
+        return self._given_ns
 
     async def _remove_blocks(self, piece: DirtySlice) -> None:
         try:
@@ -542,6 +561,10 @@ class FileWriter:
                 FsError(piece.error),
             )
         piece.lot.unpark_all()
+
+
+def _mtime(piece: DirtySlice) -> int:
+    return piece.mtime_ns
 
 
 def _ignore(ino: Ino, index: int, records: int) -> None:

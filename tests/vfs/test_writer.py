@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from jfs.errors import FsError, StoreError
+from jfs.meta.client import MetaClient
 from jfs.meta.inodes import AttrChange
 from jfs.meta.kv.memory import MemoryEngine
 from jfs.meta.types import CHUNK_SIZE, ROOT, ROOT_INO, TRASH_INO
@@ -19,7 +20,19 @@ from jfs.vfs import writer as writer_module
 from jfs.vfs.dirty_slice import MOST_PIECES
 from jfs.vfs.vfs import VfsOptions
 from tests.deadline import eventually_async
-from tests.vfs.mounted import BLOCK, MIB, RDONLY, RDWR, WRONLY, Mounted, ScriptedStore, mount, mounted, pattern
+from tests.vfs.mounted import (
+    BLOCK,
+    MIB,
+    RDONLY,
+    RDWR,
+    WRONLY,
+    FarEngine,
+    Mounted,
+    ScriptedStore,
+    mount,
+    mounted,
+    pattern,
+)
 
 
 @pytest.fixture
@@ -361,6 +374,41 @@ async def test_times_given_after_writing_stay() -> None:
         await m.vfs.setattr(ROOT, handle.file.ino, handle.fh, AttrChange(mtime_ns=5_000_000_000), None)  # type: ignore[union-attr]
         await m.close(handle)
         assert (await m.vfs.lookup(ROOT, ROOT_INO, b"f")).attr.mtime_ns == 5_000_000_000
+
+
+@pytest.mark.parametrize("times", [64, 1])
+@pytest.mark.parametrize("engine", [MemoryEngine, FarEngine])
+async def test_slices_that_are_committed_in_another_order_do_not_move_mtime_back(
+    engine: type[MemoryEngine], times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "TIMES", times)
+    store = ScriptedStore()
+    told: list[int] = []
+    write_slices = MetaClient.write_slices
+
+    async def noted(self: MetaClient, *args: Any) -> Any:
+        written = await write_slices(self, *args)
+        told.append(written.attr.mtime_ns)
+        return written
+
+    monkeypatch.setattr(MetaClient, "write_slices", noted)
+    async with mounted(engine=engine(), store=store) as m:
+        handle = await m.create(b"f")
+        ino = handle.file.ino  # type: ignore[union-attr]
+        store.hanging = lambda key: "_3_" in key  # the last block of the first chunk
+        store.may_put.clear()
+        for index in range(3):
+            await m.write(handle, index * CHUNK_SIZE, bytes([index]) * (BLOCK if index else 4 * BLOCK))
+        latest = (await m.vfs.getattr(ino)).mtime_ns
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(m.vfs.flush, handle.fh)
+            await eventually_async(lambda: len(told) == 2, what="the later chunks are committed")
+            assert max(told) < latest
+            store.may_put.set()
+        assert told == sorted(set(told))
+        assert len(told) == 3
+        assert (await m.meta.getattr(ino)).mtime_ns == told[-1] == latest
+        await m.close(handle)
 
 
 async def test_unflushed_writes_show_in_attributes() -> None:
