@@ -13,18 +13,11 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from jfs.errors import UserError
-from jfs.object.links import HEAD, Answer, Exchange, Link, PlainLink, request_head
+from jfs.object.links import DEAD_S, HEAD, Answer, Exchange, Link, PlainLink, request_head
 from jfs.object.store import Buffer
 
 CONNECT_S: Final = 5.0
 """Longest wait for a connection to be made."""
-
-DEAD_S: Final = 5
-"""A connection whose other end has acknowledged nothing for so long (data, or a probe while an answer is awaited) is given up.
-
-The kernel sends again after pauses that double: after an outage of 20 s the next try may come 6 s late, and a lost answer never
-does.  A new connection is made within a second.  A server that only takes its time acknowledges all the same.
-"""
 
 IDLE_S: Final = 30.0
 """A connection that has been idle for longer is not trusted: servers and firewalls drop them, often without a word."""
@@ -204,7 +197,7 @@ def _exchange(link: Link, method: str, head: bytes, body: Buffer | None) -> tupl
             raise
         sent = False
     answer, kept = link.receive(method)
-    return answer, sent and kept
+    return answer, sent and kept and not link.lenient
 
 
 def _proxy_for(scheme: str, host: str) -> tuple[str, int, dict[str, str]] | None:

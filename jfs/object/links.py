@@ -5,6 +5,7 @@ it costs in botocore.  Every request has a deadline that covers all of it, so a 
 one that is silent.
 """
 
+import errno
 import http.client
 import io
 import select
@@ -23,6 +24,19 @@ HEAD: Final = 4096
 
 LARGE: Final = 256 << 20
 """No answer is longer: no more memory than this is set aside on its word for its length."""
+
+DEAD_S: Final = 5
+"""A connection whose other end has acknowledged nothing for so long (data, or a probe while an answer is awaited) is given up.
+
+The kernel sends again after pauses that double: after an outage of 20 s the next try may come 6 s late, and a lost answer never
+does.  A new connection is made within a second.  A server that only takes its time acknowledges all the same.
+"""
+
+LOOK_S: Final = 1.0
+"""So long a call waits in which nothing moves, before it looks why."""
+
+TCP_INFO: Final = struct.Struct("=3xB20xI116xI")
+"""Of the kernel's tcp_info: probes that were not answered, packets that were not acknowledged, bytes that were not sent."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -44,8 +58,13 @@ class _Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        self._link.sock.settimeout(self._link.left())
-        return self._link.sock.recv_into(buffer)
+        link = self._link
+        while True:
+            link.sock.settimeout(min(link.left(), LOOK_S))
+            try:
+                return link.sock.recv_into(buffer)
+            except TimeoutError as error:
+                link.look(error)
 
 
 class Link:
@@ -54,6 +73,8 @@ class Link:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.deadline = 0.0
+        self.lenient = False
+        """Whether the kernel was told to bear with the other end."""
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
 
@@ -67,11 +88,31 @@ class Link:
         """A server that has something to say between requests says goodbye."""
         return bool(self._poll.poll(0))
 
+    def look(self, error: OSError) -> None:
+        """Nothing has moved for a while.  Raises the error if it is the kernel's, for whom the connection is dead.
+
+        A server that has acknowledged all that was sent, and takes no more, is busy: it may be for as long as the request.  The
+        kernel would count that time as time without a sign of life, though its probes are answered.
+        """
+        if error.errno == errno.ETIMEDOUT:
+            raise error
+        info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size)
+        unanswered, unacknowledged, unsent = TCP_INFO.unpack(info)
+        busy = unsent > 0 and not unacknowledged and unanswered < 2  # one may be on its way
+        if busy is not self.lenient:
+            self.lenient = busy
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0 if busy else DEAD_S * 1000)
+
     def send(self, head: bytes, body: Buffer | None) -> None:
-        for part in (head, body):
-            if part:
-                self.sock.settimeout(self.left())
-                self.sock.sendall(part)
+        self.sock.settimeout(min(self.left(), LOOK_S))
+        for part in (head, body or b""):
+            rest = memoryview(part)
+            while rest:
+                self.left()
+                try:
+                    rest = rest[self.sock.send(rest) :]
+                except TimeoutError as error:
+                    self.look(error)
 
     def receive(self, method: str) -> tuple[Answer, bool]:
         """The answer, and whether the server keeps the connection."""
@@ -105,7 +146,7 @@ class PlainLink(Link):
         super().__init__(sock)
 
     def _limit(self, option: int) -> None:
-        seconds, part = divmod(max(int(self.left() * 1e6), 1), 1_000_000)
+        seconds, part = divmod(max(int(min(self.left(), LOOK_S) * 1e6), 1), 1_000_000)
         self.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, part))
 
     def send(self, head: bytes, body: Buffer | None) -> None:
@@ -115,7 +156,8 @@ class PlainLink(Link):
             try:
                 sent = self.sock.sendmsg(parts)
             except BlockingIOError as error:
-                raise TimeoutError("timed out") from error
+                self.look(error)
+                continue
             while parts and sent >= len(parts[0]):
                 sent -= len(parts.pop(0))
             if sent:
@@ -139,11 +181,12 @@ class PlainLink(Link):
         return Answer(status, headers, body), not closes(headers)
 
     def _recv(self, size: int, flags: int = 0) -> bytes:
-        self._limit(socket.SO_RCVTIMEO)
-        try:
-            return self.sock.recv(size, flags)
-        except BlockingIOError as error:
-            raise TimeoutError("timed out") from error
+        while True:
+            self._limit(socket.SO_RCVTIMEO)
+            try:
+                return self.sock.recv(size, flags)
+            except BlockingIOError as error:
+                self.look(error)
 
     def _body(self, length: int) -> bytes:
         data = self._recv(length, socket.MSG_WAITALL)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from jfs.errors import UserError
+from jfs.object import connections as connections_module
+from jfs.object import links as links_module
 from jfs.object.connections import IDLE_S, Connections, Tls
 from jfs.object.links import HEAD, LARGE, parse_head
 from tests.object.fake_s3 import FakeS3, Reply, Request, make_certificate
@@ -367,6 +369,43 @@ def test_certificates_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bad.pem").write_text("nonsense")
     with pytest.raises(UserError, match="cannot be used"):
         Connections("https://h", tls=Tls(cert=str(tmp_path / "bad.pem")))
+
+
+@pytest.mark.parametrize(("kind", "size"), [("plain", 20 << 20), ("plain", 300_000), ("tls", 20 << 20)])
+def test_a_server_that_is_too_busy_to_read_is_not_dead(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, kind: str, size: int
+) -> None:
+    """It takes no more and acknowledges every probe, for longer than the kernel would bear with it; a small body is on its way
+    by then, a large one waits for room.
+    """
+    monkeypatch.setattr(connections_module, "WATCHED", [(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 600)])
+    monkeypatch.setattr(links_module, "LOOK_S", 0.1)
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20_000)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    got: list[int] = []
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        if kind == "tls":
+            connection = server_context(certificate).wrap_socket(connection, server_side=True)
+        time.sleep(1.6)
+        with connection, connection.makefile("rb") as stream:
+            while stream.readline().strip():
+                pass
+            got.append(len(stream.read(size)))
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    scheme, tls = ("https", Tls(skip_verify=True)) if kind == "tls" else ("http", None)
+    connections = Connections(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", tls=tls)
+    assert ask(connections, "PUT", bytes(size), timeout=30) == b"ok"
+    assert got == [size]
+    connections.close()
+    thread.join(10)
+    listener.close()
 
 
 # -- proxies
