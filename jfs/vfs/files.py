@@ -48,7 +48,10 @@ class OpenFile:
         if not writer.dirty:
             return attr
         return msgspec.structs.replace(
-            attr, length=max(attr.length, self.length), mtime_ns=max(attr.mtime_ns, writer.mtime_ns)
+            attr,
+            length=max(attr.length, self.length),
+            mtime_ns=max(attr.mtime_ns, writer.mtime_ns),
+            ctime_ns=max(attr.ctime_ns, writer.mtime_ns),
         )
 
     def refresh(self, attr: Attr, asked: Asked) -> bool:
@@ -67,6 +70,12 @@ class OpenFile:
         self.forget_records()
         self.length = max(attr.length, self.writer.end)
         return True
+
+    def notice(self, attr: Attr) -> None:
+        """The kernel is about to be told these attributes: it must not keep old bytes under a new mtime."""
+        known = self.attr
+        if known.mtime_ns != attr.mtime_ns or known.length != attr.length:
+            self.forget_records()
 
     def forget_records(self) -> None:
         """The chunks' records have changed, or may have."""
@@ -111,6 +120,9 @@ class OpenFileTable:
 
     def __iter__(self) -> Iterator[OpenFile]:
         return iter(self._files.values())
+
+    def __len__(self) -> int:
+        return len(self._files)
 
     @property
     def dirty(self) -> bool:

@@ -420,6 +420,7 @@ async def test_unflushed_writes_show_in_attributes() -> None:
         for attr in (await m.vfs.getattr(ino), (await m.vfs.lookup(ROOT, ROOT_INO, b"f")).attr):
             assert attr.length == 1001
             assert attr.mtime_ns > before.mtime_ns
+            assert attr.ctime_ns > before.ctime_ns
         fh = await m.vfs.opendir(ROOT, ROOT_INO)
         listed = {name: attr for name, _, attr, _ in await m.vfs.readdir(fh, 0)}
         while b"f" not in listed:
