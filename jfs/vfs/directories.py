@@ -154,11 +154,20 @@ class DirHandle:
         rows: list[DirRow] = [
             (entry.name, entry.dentry.ino, entry.attr, number) for number, entry in enumerate(entries, start + 1)
         ]
+        if self._files:
+            self._notice(rows)
         if changes.number != seen:
             rows = _without(rows, changes.since(seen))
         self._page = _Page(start, after, rows, seen, now)
         self._ended = len(entries) < self._size
         self._size = min(2 * self._size, PAGE)
+
+    def _notice(self, rows: list[DirRow]) -> None:
+        find = self._files.get
+        for _, ino, attr, _ in rows:
+            file = find(ino)
+            if file is not None and attr is not None:
+                file.notice(attr)
 
 
 def _offset(mark: tuple[int, bytes | None]) -> int:

@@ -262,6 +262,7 @@ class Vfs:
             self.open_cache.forget(ino)
             file = self.files.get(ino)  # it may have been opened, or closed, meanwhile
             if file is not None:
+                file.notice(attr)
                 file.adopt(attr)
         return attr if file is None else file.shown(attr)
 
@@ -283,7 +284,10 @@ class Vfs:
 
     def _with_unflushed(self, entry: Entry) -> Entry:
         file = self.files.get(entry.ino)
-        return entry if file is None or not file.writer.dirty else Entry(entry.ino, file.shown(entry.attr))
+        if file is None:
+            return entry
+        file.notice(entry.attr)
+        return Entry(entry.ino, file.shown(entry.attr)) if file.writer.dirty else entry
 
     def _refresh(self, file: OpenFile, attr: Attr, asked: Asked) -> None:
         if file.refresh(attr, asked):
@@ -417,7 +421,9 @@ class Vfs:
         """POSIX write(2): set-user-ID and set-group-ID go when anybody but root writes."""
         mode = without_privileges(file.attr.mode, cred)
         if mode != file.attr.mode:
-            file.adopt(await self.meta.setattr(cred, file.ino, AttrChange(mode=mode), opened=True))
+            attr = await self.meta.setattr(cred, file.ino, AttrChange(mode=mode), opened=True)
+            file.notice(attr)
+            file.adopt(attr)
             self.open_cache.forget(file.ino)
 
     async def flush(self, fh: int) -> None:

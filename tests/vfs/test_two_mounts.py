@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -14,7 +15,7 @@ from jfs.meta.kv.memory import MemoryEngine
 from jfs.meta.types import CHUNK_SIZE, ROOT, ROOT_INO, Attr, Ino
 from jfs.vfs.handles import Handle
 from jfs.vfs.vfs import VfsOptions
-from tests.vfs.mounted import BLOCK, MIB, RDWR, FarEngine, Mounted, ScriptedStore, mount, mounted, pattern
+from tests.vfs.mounted import BLOCK, MIB, RDONLY, RDWR, FarEngine, Mounted, ScriptedStore, mount, mounted, pattern
 
 APPENDING = RDWR | os.O_APPEND
 
@@ -77,6 +78,50 @@ async def test_what_is_open_and_was_removed_by_another_mount_goes_on_answering()
             with pytest.raises(FsError) as caught:
                 await there.vfs.getattr(ino)
             assert caught.value.errno == errno.ENOENT
+
+
+async def look_up(m: Mounted, ino: Ino) -> None:
+    await m.vfs.lookup(ROOT, ROOT_INO, b"f")
+
+
+async def list_all(m: Mounted, ino: Ino) -> None:
+    listing = await m.vfs.opendir(ROOT, ROOT_INO)
+    offset = 0
+    while rows := await m.vfs.readdir(listing, offset):
+        offset = rows[-1][3]
+    await m.vfs.releasedir(listing)
+
+
+async def get_attributes(m: Mounted, ino: Ino) -> None:
+    await m.vfs.getattr(ino)
+
+
+async def set_attributes(m: Mounted, ino: Ino) -> None:
+    await m.vfs.setattr(ROOT, ino, None, AttrChange(mode=0o600), None)
+
+
+async def link(m: Mounted, ino: Ino) -> None:
+    await m.vfs.link(ROOT, ino, ROOT_INO, b"g")
+
+
+@pytest.mark.parametrize("tell", [look_up, list_all, get_attributes, set_attributes, link])
+async def test_once_a_new_mtime_is_told_an_open_file_reads_new_bytes(
+    tell: Callable[[Mounted, Ino], Awaitable[None]],
+) -> None:
+    """The kernel would keep old ones for as long as that mtime stays."""
+    engine, store = MemoryEngine(), ScriptedStore()
+    async with mounted(engine=engine, store=store) as here, mount(engine, store) as there:
+        writer = await there.create(b"f")
+        await there.write(writer, 0, b"old")
+        await there.vfs.flush(writer.fh)
+        reader = await here.open(b"f", RDONLY)
+        assert reader.file is not None
+        assert await here.read(reader, 0, 3) == b"old"
+        await there.write(writer, 0, b"new")
+        await there.close(writer)
+        await tell(here, reader.file.ino)
+        assert await here.read(reader, 0, 3) == b"new"
+        await here.close(reader)
 
 
 class Relay:
