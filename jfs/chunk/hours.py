@@ -34,6 +34,6 @@ def parse_hours(text: str) -> Hours | None:
         if start != end:
             return Hours(start, end)
     raise UserError(
-        f'Invalid value "{text}" for "upload-hours": two different hours from 0 to 24 are wanted, such as 23,5; '
+        f'Invalid value "{text}" for "upload-hours": two different hours from 0 to 23 are wanted, such as 23,5; '
         "leave the option out to upload at any time"
     )
