@@ -5,6 +5,7 @@ A jfs mount is asked to upload at once, whatever its delay and hours, and to sta
 
 import contextlib
 import errno
+import logging
 import os
 import time
 from collections.abc import Generator
@@ -15,6 +16,8 @@ from jfs.errors import UserError
 from jfs.fuse import mounting
 from jfs.units import show_size
 from jfs.vfs.control import DRAIN, HEADER
+
+log = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.2
 SHOW_S: Final = 1.0
@@ -38,11 +41,20 @@ def flushed(path: str) -> Generator[None, None, None]:
 
 
 def _require_mount(path: str) -> None:
-    if not os.path.lexists(path):
-        raise UserError(f"{path}: No such file or directory")
+    try:
+        os.lstat(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except OSError as error:
+        log.debug("%s: %s", path, error.strerror)  # the end of a mount that has died
     kind = mounting.mounted_as(os.path.realpath(path))
     if kind is None or not kind.startswith("fuse.juicefs"):
         raise UserError(f"{path} is not a JuiceFS mount point: nothing was flushed or unmounted")
+    if special_file(path, "stats") is None:
+        raise UserError(
+            f"{path}: the mount does not answer, so nothing can be flushed; what is staged waits for the next mount: "
+            "unmount without --flush"
+        )
 
 
 def _ask(path: str, *, on: bool) -> bool:

@@ -244,6 +244,16 @@ def test_flushing_what_is_no_volume_unmounts_nothing(tmp_path: Path) -> None:
         subprocess.run(["umount", tmp_path], check=True)
 
 
+def test_a_mount_that_has_died_is_not_flushed(tmp_path: Path) -> None:
+    volume = format_volume(JFS, tmp_path)
+    with volume.mounted(JFS) as mount:
+        mount.kill()
+        assert "the mount does not answer, so nothing can be flushed" in refused("umount", "--flush", mount.path)
+        assert is_mounted(mount.path)
+        JFS.run("umount", mount.path)
+        assert not is_mounted(mount.path)
+
+
 @pytest.mark.parametrize("line", ["", "-h", "--help", "mount -h", "format --help"])
 def test_help_goes_to_stdout(line: str) -> None:
     done = JFS.run(*line.split())
