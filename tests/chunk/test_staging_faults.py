@@ -101,6 +101,38 @@ async def test_a_block_whose_key_is_just_leaving_the_folder_goes_to_the_store(
     assert staged(blocks) == 0
 
 
+@pytest.mark.logs("are staged and not uploaded")
+async def test_a_new_block_replaces_one_of_its_key_in_another_folder(mounted: Mounted) -> None:
+    """The ring has got a folder more since, and the books do not tell yet what lies where."""
+    keys = [block_key(number, 0, 100) for number in range(20)]
+    before = mounted.open()
+    for number in range(20):
+        await before.put(number, 0, pattern(100, 1))
+    await before.close()
+    blocks = mounted.open(folders=2)
+    for number in range(20):
+        await blocks.put(number, 0, pattern(100, 2))
+    assert mounted.staged == sorted(keys)
+    async with Running(blocks):
+        await eventually_async(lambda: not mounted.staged)
+    assert {mounted.store.get(key) for key in keys} == {pattern(100, 2)}
+
+
+@pytest.mark.logs("are staged and not uploaded")
+@pytest.mark.parametrize("known", [False, True])
+async def test_whoever_puts_a_block_past_the_folder_can_make_way_for_it(mounted: Mounted, known: bool) -> None:
+    key = block_key(1, 0, 100)
+    before = mounted.open()
+    await before.put(1, 0, pattern(100))
+    if not known:
+        await before.close()
+    blocks = before if known else mounted.open()
+    assert await books(blocks).make_way(key) is not known, "an earlier mount may have begun to upload it"
+    assert mounted.staged == []
+    assert staged(blocks) == 0
+    await blocks.close()
+
+
 # -- blocks and folders that cannot be read
 
 
@@ -127,9 +159,9 @@ async def test_blocks_that_cannot_be_read_hold_up_no_others(
     with monkeypatch.context() as patch:
         break_reads(patch, lambda _, key: key in bad)
         async with Running(blocks):
-            await eventually_async(lambda: len(mounted.store.keys) == 15)
+            await eventually_async(lambda: staged(blocks) == 5)
+            assert len(mounted.store.keys) == 15
             assert bad.isdisjoint(mounted.store.keys)
-            assert staged(blocks) == 5
             patch.undo()
             await eventually_async(lambda: not staged(blocks))
     assert mounted.store.get(block_key(3, 0, 100)) == pattern(100, 3)
@@ -152,12 +184,13 @@ async def test_a_block_that_the_store_refuses_holds_up_no_others(
     for number in range(20):
         await blocks.put(number, 0, pattern(100, number))
     async with Running(blocks):
-        await eventually_async(lambda: len(mounted.store.keys) == 19)
-        assert staged(blocks) == 1
+        await eventually_async(lambda: staged(blocks) == 1)
+        assert len(mounted.store.keys) == 19
 
 
 @pytest.mark.logs("cannot be uploaded yet", "are staged and not uploaded")
 async def test_a_folder_whose_reads_fail_holds_up_no_other(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jfs.chunk.upload_queue.FOLDER_PAUSE_S", 60.0)
     blocks = mounted.open(folders=2, max_uploads=1)
     tried: list[tuple[str, int]] = []
     """With how many were uploaded before."""
@@ -176,7 +209,7 @@ async def test_a_folder_whose_reads_fail_holds_up_no_other(mounted: Mounted, mon
     async with Running(blocks):
         await eventually_async(lambda: len({key for key, _ in tried}) == 60 - healthy)
     assert len(mounted.store.keys) == healthy
-    assert len([key for key, before in tried if before < healthy]) <= 2, "the first, and perhaps another now and then"
+    assert len([key for key, before in tried if before < healthy]) <= 1
 
 
 # -- a cache folder that goes away and comes back
@@ -345,7 +378,7 @@ async def test_a_block_that_is_uploaded_while_its_disk_goes_away_is_not_uploaded
         disk.unmount()
         mounted.store.gate.set()
         await eventually_async(lambda: not books(blocks).dirs[0].cache.usable)
-        assert staged(blocks) == 0
+        await eventually_async(lambda: not staged(blocks))
         disk.mount(blocks)
         await eventually_async(lambda: not mounted.staged)
     assert mounted.store.keys == mounted.store.started == [block_key(1, 0, 100)]
