@@ -9,7 +9,6 @@ What is not staged goes to the store at once: while the folder's disk is short o
 while `--max-stage-write` blocks are being staged already, and while the mount is drained.
 """
 
-import contextlib
 import errno
 import logging
 import os
@@ -169,7 +168,7 @@ class Staging:
 
     async def put(self, key: str, data: Buffer, *, inline: bool) -> bool:
         """Stage the block, on the loop if `inline`.  False: it was not, and has to go to the store at once."""
-        attempted = (key in self._blocks or self._may_lie_elsewhere) and await self.make_way(key)
+        attempted = key in self._blocks and await self.make_way(key)
         folder = self._folder_for(key, len(data))
         if folder is None or key in self._moving:
             return False
@@ -194,11 +193,6 @@ class Staging:
         self._add(Staged(folder, key, len(data), now, attempted=attempted))
         return True
 
-    @property
-    def _may_lie_elsewhere(self) -> bool:
-        """Whether a folder may have files of any key that the books lack, and the key belongs into another folder now."""
-        return not self.scanned and len(self._dirs) > 1
-
     async def make_way(self, key: str) -> bool:
         """Forget the staged block that has the key of a new one, with its file; whether the store may have its object.
 
@@ -206,11 +200,7 @@ class Staging:
         """
         block = self._blocks.get(key)
         if block is None:
-            if not self.scanned and key not in self._moving:
-                for folder in self._dirs.values():
-                    with contextlib.suppress(OSError):
-                        folder.remove(key)
-            return not self.scanned
+            return False
         await self.wait_upload(block)
         if not block.dropped:
             self._drop(block)

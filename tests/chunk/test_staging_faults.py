@@ -101,33 +101,11 @@ async def test_a_block_whose_key_is_just_leaving_the_folder_goes_to_the_store(
     assert staged(blocks) == 0
 
 
-@pytest.mark.logs("are staged and not uploaded")
-async def test_a_new_block_replaces_one_of_its_key_in_another_folder(mounted: Mounted) -> None:
-    """The ring has got a folder more since, and the books do not tell yet what lies where."""
-    keys = [block_key(number, 0, 100) for number in range(20)]
-    before = mounted.open()
-    for number in range(20):
-        await before.put(number, 0, pattern(100, 1))
-    await before.close()
-    blocks = mounted.open(folders=2)
-    for number in range(20):
-        await blocks.put(number, 0, pattern(100, 2))
-    assert mounted.staged == sorted(keys)
-    async with Running(blocks):
-        await eventually_async(lambda: not mounted.staged)
-    assert {mounted.store.get(key) for key in keys} == {pattern(100, 2)}
-
-
-@pytest.mark.logs("are staged and not uploaded")
-@pytest.mark.parametrize("known", [False, True])
-async def test_whoever_puts_a_block_past_the_folder_can_make_way_for_it(mounted: Mounted, known: bool) -> None:
+async def test_whoever_puts_a_block_past_the_folder_can_make_way_for_it(mounted: Mounted) -> None:
     key = block_key(1, 0, 100)
-    before = mounted.open()
-    await before.put(1, 0, pattern(100))
-    if not known:
-        await before.close()
-    blocks = before if known else mounted.open()
-    assert await books(blocks).make_way(key) is not known, "an earlier mount may have begun to upload it"
+    blocks = mounted.open()
+    await blocks.put(1, 0, pattern(100))
+    assert not await books(blocks).make_way(key), "nobody has begun to upload it"
     assert mounted.staged == []
     assert staged(blocks) == 0
     await blocks.close()
