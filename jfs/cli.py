@@ -120,6 +120,8 @@ def _invoke(name: str, words: Sequence[str]) -> int:
     if wrong is not None:
         print(f"{wrong}\nUSAGE:\n   {PROGRAM} {name} [command options] {command.usage}")
         return 1
+    if "" in positionals:  # a variable of a script that is not set; as a path it would be the current directory
+        raise UserError(f"an argument is empty; wanted: {PROGRAM} {name} {command.usage}")
     code = command.main([*options, "--", *positionals], prog_name=f"{PROGRAM} {name}", standalone_mode=False)
     return code if isinstance(code, int) else 0
 

@@ -82,6 +82,9 @@ def command(arguments: tuple[str, ...], **options: Any) -> None:
 async def _config(engine: Engine, options: dict[str, Any]) -> None:
     settings = await read(engine, volume_format.load_settings)
     given = {name: options[name] for name in CHANGEABLE if options[name] is not None}
+    for name in ("storage", "bucket"):
+        if given.get(name) == "":
+            raise UserError(f'Invalid value "" for "{name}": the volume has one, and empty is none')
     if options["encrypt_secret"] is False:
         log.warning("option --encrypt-secret=false has no effect: secrets that are encrypted stay so")
     warn_of_class(given.get("storage", settings.storage), given.get("storage_class", ""))

@@ -81,6 +81,8 @@ def snapshot(folder: Path) -> dict[Path, bytes]:
         ("fsck {url} --verify --cache-dir {tmp}/none", "none does not exist: name one that a mount has cached"),
         ("fsck {url} --verify --cache-dir /etc/passwd", "cache folder /etc/passwd is not a folder"),
         ("fsck {url} --verify --cache-dir memory", "cache folder memory does not exist"),
+        ("config {url} --bucket=", 'Invalid value "" for "bucket"'),
+        ("config {url} --storage=", 'Invalid value "" for "storage"'),
         ("config {url} --trash-days 0", "Aborted: there is nobody to answer; --yes answers all questions."),
     ],
 )
@@ -90,6 +92,12 @@ def test_options_and_urls(volume: Volume, tmp_path: Path, line: str, message: st
     assert message in refused(*words)
     assert snapshot(volume.store) == before
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["mount {url}", "umount", "compact", "status", "format {url}"])
+def test_an_empty_argument_is_no_path(volume: Volume, command: str) -> None:
+    """It is what a script's variable that is not set leaves; the current directory is not meant."""
+    assert "an argument is empty; wanted: jfs " in refused(*command.format(url=volume.url).split(), "")
 
 
 def test_secrets_are_masked(tmp_path: Path) -> None:
