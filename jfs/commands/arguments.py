@@ -114,7 +114,7 @@ def _canonical(option: click.Parameter, name: str, value: str | None, words: Ite
     elif value is None:
         value = next(iter(words), None)
         if value is None:
-            raise UserError(f"flag needs an argument: --{name}")
+            raise UserError(f"flag needs an argument: {'-' if len(name) == 1 else '--'}{name}")
     for spelling in option.opts:
         if spelling.startswith("--"):
             return f"{spelling}={value}"

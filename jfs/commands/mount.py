@@ -187,6 +187,7 @@ def command(ctx: click.Context, /, arguments: tuple[str, ...], **options: Any) -
     given = {name for name in options if was_given(ctx, name)}
     mount_options.check_numbers(options)
     mount_options.warn_of_options(options, given)
+    mount_options.warn_of_words(words)
     settings = mounted.check_volume(url, options)
     mount_options.warn_of_store(options, given, settings)
     options["kernel_options"] = mounting.kernel_options(words, name=settings.name, read_only=options["read_only"])

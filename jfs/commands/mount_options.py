@@ -28,6 +28,8 @@ CACHE: Final = (
     "cache_large_write",
     *DISK_CACHE,
 )
+WORDS: Final = frozenset({"uid", "gid", "fsname", "subtype", "allow_root", "debug", "strictatime"})
+"""Words of `-o` that ask for something, of other file systems; those that mount(8) adds by itself are not among them."""
 REMOTE: Final = ("storage_class", "get_timeout", "put_timeout")
 
 
@@ -73,6 +75,13 @@ def warn_of_options(options: dict[str, Any], given: Container[str]) -> None:
         _warn(("foreground",), given, "with --background")
     else:
         _warn(("log",), given, "without --background: the log goes to stderr")
+
+
+def warn_of_words(words: Iterable[str]) -> None:
+    """The same for `-o`."""
+    for word in words:
+        if word.partition("=")[0] in WORDS:
+            log.warning('mount option "%s" has no effect in jfs', word)
 
 
 def warn_of_store(options: dict[str, Any], given: Container[str], settings: Settings) -> None:

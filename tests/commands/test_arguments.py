@@ -40,6 +40,7 @@ def test_options_stand_anywhere(line: str, options: list[str], rest: list[str]) 
         ("URL --foo", 'unknown option: "--foo"'),
         ("URL -x=1", 'unknown option: "-x=1"'),
         ("URL --size", "flag needs an argument: --size"),
+        ("URL -o", "flag needs an argument: -o$"),
         ("--force=maybe", 'Invalid value "maybe" for "force"'),
     ],
 )

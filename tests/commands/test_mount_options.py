@@ -8,7 +8,7 @@ import pytest
 
 from jfs.chunk.options import ChunkOptions
 from jfs.commands.mount import command
-from jfs.commands.mount_options import check_numbers, warn_of_options, warn_of_store
+from jfs.commands.mount_options import check_numbers, warn_of_options, warn_of_store, warn_of_words
 from jfs.meta.settings import Settings
 from jfs.volume import warn_of_full_disks
 from tests.commands.test_refusals import refused, snapshot
@@ -73,6 +73,15 @@ def test_options_that_do_nothing(
     told = [message.split(" has no effect ") for message in said(caplog, line, settings)]
     assert sorted(name for name, _ in told) == sorted(names.split())
     assert all(reason.startswith(why) for _, reason in told)
+
+
+@pytest.mark.logs("has no effect in jfs")
+def test_words_that_do_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_words(["rw", "_netdev", "uid=5", "noatime", "debug", "comment=uid", ""])
+    assert [record.getMessage() for record in caplog.records] == [
+        'mount option "uid=5" has no effect in jfs',
+        'mount option "debug" has no effect in jfs',
+    ]
 
 
 @pytest.mark.logs("not enough space")
