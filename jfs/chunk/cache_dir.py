@@ -369,7 +369,7 @@ class CacheDir:
         """Make the index what the folder holds; take away temporary files that nobody is writing any more."""
         started = self._clock()
         found = 0
-        for key, info in walk(self._raw):
+        for key, info in walk(self._raw, failed=self._pass_by):
             if self._stop.is_set() or not self.usable:
                 return
             if key.endswith(".tmp"):
@@ -381,6 +381,12 @@ class CacheDir:
         if found < len(self.index):
             self._forget_missing(started)
         self._scanned = self.usable
+
+    def _pass_by(self, path: str, error: OSError) -> None:
+        """One directory that cannot be read makes the blocks in it unknown; the folder is of use without them."""
+        if path == self._raw:
+            raise error
+        log.warning("cache folder %s: %s cannot be read: %s", self.folder, path, error.strerror or error)
 
     def _forget_missing(self, started: float) -> None:
         """The index has more than was found: look for each block that was not used or added since."""

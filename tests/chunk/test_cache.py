@@ -44,6 +44,18 @@ def pattern(size: int) -> bytes:
     return bytes((i * 7 + i // 251) & 255 for i in range(size))
 
 
+def break_scans(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """Make the directories whose paths end so unreadable."""
+    scandir = os.scandir
+
+    def scan(path: str) -> Any:
+        if path.rstrip("/").endswith(place):
+            raise OSError(errno.EUCLEAN, os.strerror(errno.EUCLEAN), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+
+
 def key_of(number: int, size: int = BLOCK) -> str:
     return block_key(number, 0, size)
 
@@ -737,3 +749,21 @@ def test_limits_are_shared_by_the_folders(tmp_path: Path) -> None:
     cache = DiskCache(options(*(tmp_path / name for name in "abcd"), cache_size=1 << 20, cache_items=10))
     assert [(each.capacity, each._items) for each in cache.dirs] == [(1 << 18, 2)] * 4
     cache.close()
+
+
+@pytest.mark.logs("cannot be read")
+def test_a_directory_that_cannot_be_read_is_passed_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = quiet_dir(tmp_path)
+    for number in (1, 1001, 2001):
+        written._write(key_of(number), pattern(BLOCK))
+    folder = quiet_dir(tmp_path)
+    with monkeypatch.context() as patch:
+        break_scans(patch, "raw/chunks/0/1")
+        folder.scan()
+        assert len(folder) == 2
+        assert not folder.holds(key_of(1001))
+    folder.scan()
+    assert folder.holds(key_of(1001))
+    break_scans(monkeypatch, "/raw")
+    with pytest.raises(OSError, match="needs cleaning"):
+        folder.scan()

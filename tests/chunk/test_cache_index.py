@@ -91,7 +91,7 @@ def test_a_block_costs_less_than_200_bytes() -> None:
 def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CacheDir:
     """A folder that seems to hold many blocks; not one file is made."""
 
-    def walk(root: str) -> Iterator[tuple[str, object]]:
+    def walk(root: str, *, failed: object) -> Iterator[tuple[str, object]]:
         for number, key in enumerate(names(COUNT)):
             yield key, SimpleNamespace(st_atime=1_700_000_000 + number)
 

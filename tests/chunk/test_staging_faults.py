@@ -4,7 +4,6 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -17,6 +16,7 @@ from jfs.chunk.store import BlockStore
 from jfs.errors import StoreError
 from jfs.object.memory import MemoryStore
 from jfs.object.store import Buffer
+from tests.chunk.test_cache import break_scans
 from tests.chunk.test_staging import Mounted, Running, Store, pattern, staged
 from tests.deadline import eventually_async
 
@@ -280,17 +280,6 @@ async def test_nothing_is_made_where_a_disk_was(mounted: Mounted) -> None:
 
 
 # -- what cannot be scanned or removed
-
-
-def break_scans(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    scandir = os.scandir
-
-    def scan(path: str) -> Any:
-        if path.rstrip("/").endswith(place):
-            raise OSError(errno.EUCLEAN, os.strerror(errno.EUCLEAN), path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", scan)
 
 
 @pytest.mark.logs("looking for staged blocks", "are staged and not uploaded")
