@@ -30,6 +30,9 @@ LEFT_BEHIND_S: Final = 3600
 # From this many objects on, one syncfs(2) costs less than flushing them (and their folders) one by one.
 SYNCFS_FROM: Final = 8
 
+# Disks may be mounted at folders so far below the root: a volume's own, chunks/ in it, and those in chunks/.
+DISKS_ABOVE: Final = 3
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -201,31 +204,26 @@ class FileStore:
         wanted = sorted(set(keys))
         try:
             if len(wanted) >= SYNCFS_FROM:
-                self._sync_file_systems(wanted)
+                self._sync_file_systems(sorted({os.path.dirname(self._root + key) for key in wanted}))
             else:
                 self._sync_each(wanted)
         except OSError as error:
             raise StoreError(f"sync {self._root}: {error.strerror}") from error
 
     def sync_all(self) -> None:
+        folders = level = [self._root if self._root.endswith("/") else os.path.dirname(self._root)]
         try:
-            self._sync_everything()
-        except FileNotFoundError:  # there never were any
-            return
+            for _ in range(DISKS_ABOVE):
+                level = [found for folder in level for found in _folders_in(folder)]
+                folders = folders + level
+            self._sync_file_systems(folders)
         except OSError as error:
             raise StoreError(f"sync {self._root}: {error.strerror}") from error
 
-    def _sync_everything(self) -> None:
-        fd = os.open(self._root if self._root.endswith("/") else os.path.dirname(self._root), os.O_RDONLY)
-        try:
-            syncfs(fd)
-        finally:
-            os.close(fd)
-
-    def _sync_file_systems(self, keys: Iterable[str]) -> None:
-        """Those that the keys' folders are on: a disk may be mounted at any folder below the root, or a link lead to it."""
+    def _sync_file_systems(self, folders: Iterable[str]) -> None:
+        """Those that the folders are on: a disk may be mounted at any folder below the root, or a link lead to it."""
         flushed: set[int] = set()
-        for folder in sorted({os.path.dirname(self._root + key) for key in keys}):
+        for folder in folders:
             try:
                 device = os.stat(folder).st_dev
                 if device in flushed:
@@ -286,6 +284,14 @@ def _read_range(fd: int, length: int, offset: int) -> bytes:
         parts.append(part)
         missing -= len(part)
     return b"".join(parts)
+
+
+def _folders_in(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.path for entry in entries if entry.is_dir()]
+    except FileNotFoundError:  # removed since, or never made
+        return []
 
 
 def _flush(path: str) -> None:
