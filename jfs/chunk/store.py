@@ -688,6 +688,8 @@ class BlockStore:
                     await self._load(key, size, wanted)
                 except StoreError as error:
                     log.debug("prefetch %s: %s", key, error)
+                except Exception:  # nobody waits for it, and it must not end the mount
+                    log.exception("prefetch %s", key)
 
     async def _run_bounding(self) -> None:
         while True:
@@ -696,6 +698,10 @@ class BlockStore:
                 await self.sync()
             except StoreError as error:
                 self._sync_error = error  # the next caller of sync must hear of it
+
+    def hurry(self) -> None:
+        """What still waits for a store that does not answer gives up: nothing that has to be kept is under way any more."""
+        self._store.close()
 
     async def close(self) -> None:
         """Let go of everything; what must be durable has been synced before."""

@@ -138,6 +138,7 @@ class Vfs:
                 await self.cleaner.drain()
         finally:
             await self.meta.close_session()
+            self.blocks.hurry()
             self._scope.cancel()
             self.pool.close()
 

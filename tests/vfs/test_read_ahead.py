@@ -12,6 +12,7 @@ from jfs.chunk.memory_cache import MemoryCache
 from jfs.errors import FsError, StoreError
 from jfs.meta.engines import open_engine
 from jfs.meta.types import CHUNK_SIZE, Slice
+from jfs.object.retry import Retry
 from jfs.vfs import read_ahead as read_ahead_module
 from jfs.vfs.handles import Handle
 from jfs.vfs.vfs import VfsOptions
@@ -264,3 +265,14 @@ async def test_a_local_store_is_left_to_the_kernel(tmp_path: Path) -> None:
         assert await read_on(m, handle, 0, 16 * BLOCK) == pattern(16 * BLOCK)
         assert m.vfs.reader.ahead.used == 0
         await m.close(handle)
+
+
+@pytest.mark.logs("trying again", "cannot be read")
+async def test_a_store_that_is_away_does_not_keep_a_mount_that_ends() -> None:
+    """What is read ahead has the patience of minutes; nobody waits for it any more."""
+    away = LatentStore()
+    away.broken = StoreError("away")
+    with trio.fail_after(60):
+        async with mounted(store=Retry(away, 10)) as m:
+            assert m.vfs.reader.ahead.want(1, BLOCK, 0)
+            await eventually_async(lambda: len(away.gets) > 1)
