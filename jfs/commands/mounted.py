@@ -175,7 +175,7 @@ class Mounted:
         session = Session(mounted.fd, adapter.rows(), adapter, self._vfs.requests, self._vfs.landing, pipe)
         adapter.forget_attr = session.forget_attr
         try:
-            await self._serve_kernel(session)
+            await self._serve_kernel(session, mounted)
         finally:
             mounted.close()
             pipe.close()
@@ -193,12 +193,12 @@ class Mounted:
         )
         return Adapter(self._vfs, timeouts, xattrs=options["enable_xattr"], readdir_cache=options["readdir_cache"])
 
-    async def _serve_kernel(self, session: Session) -> None:
+    async def _serve_kernel(self, session: Session, mounted: device.Device) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._watch_signals)
             await nursery.start(self._vfs.run)
             nursery.start_soon(self._announce)
-            nursery.start_soon(self._stop_on_request, session)
+            nursery.start_soon(self._stop_on_request, session, mounted)
             settle()
             await session.serve()
             with trio.CancelScope(shield=True):
@@ -236,11 +236,11 @@ class Mounted:
                 log.info("Received signal %s, exiting...", (signal.strsignal(number) or str(number)).lower())
                 self._stopping.set()
 
-    async def _stop_on_request(self, session: Session) -> None:
+    async def _stop_on_request(self, session: Session, mounted: device.Device) -> None:
         """Unmount; a file that stays open is served a little longer, then the session ends."""
         await self._stopping.wait()
-        if await trio.to_thread.run_sync(mounting.unmount, self._path) is not None:
-            await trio.to_thread.run_sync(lambda: mounting.unmount(self._path, lazily=True))
+        if await trio.to_thread.run_sync(mounted.unmount) is not None:
+            await trio.to_thread.run_sync(lambda: mounted.unmount(lazily=True))
             await trio.sleep(UNMOUNT_S)
         else:
             await trio.sleep(1.0)

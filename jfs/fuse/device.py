@@ -4,6 +4,7 @@ import array
 import ctypes
 import errno
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -44,18 +45,36 @@ class Device:
     """One mounted /dev/fuse; reads of it do not block."""
 
     def __init__(self, fd: int, path: str) -> None:
+        """The file system was just mounted on the path."""
         self.fd = fd
         self._path = path
+        self._entry = mounting.mount_entry(path)
+
+    def unmount(self, *, lazily: bool = False) -> str | None:
+        """None once nothing of it is at its path, whoever took it down, or what the system said against it."""
+        return mounting.unmount(self._path, lazily=lazily) if self._is_there() else None
 
     def close(self) -> None:
         """Unmount, unless somebody did; whoever still asks the mount gets ENOTCONN."""
-        if mounting.mounted_as(self._path) is not None:
-            mounting.unmount(self._path, lazily=True)
+        self.unmount(lazily=True)
         os.close(self.fd)
+
+    def _is_there(self) -> bool:
+        """Whether the path shows this mount, and not another's that has taken its place.
+
+        The number of a device that is no more may be the other's: then that one answers, and ours has lost its connection.
+        """
+        entry = mounting.mount_entry(self._path)
+        return entry is not None and entry == self._entry and (self._is_connected() or mounting.is_dead(self._path))
+
+    def _is_connected(self) -> bool:
+        poll = select.poll()
+        poll.register(self.fd, 0)
+        return not poll.poll(0)
 
 
 def mount(path: str, options: set[str]) -> Device:
-    """Mount on an absolute path with the words of `mounting.kernel_options`.  UserError where the system refuses."""
+    """Mount on a real path with the words of `mounting.kernel_options`.  UserError where the system refuses."""
     try:
         fd = _mount_directly(path, options)
     except PermissionError:

@@ -127,11 +127,11 @@ def _is_dropped(word: str) -> bool:
 
 
 def prepare_mount_point(mount_point: str, *, nonempty: bool) -> str:
-    """The absolute path of a directory that is ready to be mounted on.
+    """The real path of a directory that is ready to be mounted on.
 
     A missing one is made, one that a crashed mount left behind is unmounted; one in use or with files in it is refused.
     """
-    path = os.path.abspath(mount_point)
+    path = os.path.realpath(mount_point)  # as the kernel shows it
     if path == "/":
         raise UserError("cannot mount on /")
     _replace_dead_mount(path)
@@ -161,19 +161,25 @@ def require_fuse() -> None:
 
 
 def _replace_dead_mount(path: str) -> None:
+    if not is_dead(path):
+        return
+    log.warning("mount point %s was left by a mount that died; it is unmounted first", path)
+    refusal = unmount(path, lazily=True)
+    if refusal is not None:
+        raise UserError(f"mount point {path} is dead and cannot be unmounted: {refusal}")
+
+
+def is_dead(path: str) -> bool:
+    """Whether nobody serves what is mounted there."""
     try:
         os.statvfs(path)  # not stat, which the kernel may answer from its cache
     except OSError as error:
-        if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO):
-            return
-        log.warning("mount point %s was left by a mount that died; it is unmounted first", path)
-        refusal = unmount(path, lazily=True)
-        if refusal is not None:
-            raise UserError(f"mount point {path} is dead and cannot be unmounted: {refusal}") from None
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO)
+    return False
 
 
 def mount_entry(path: str) -> tuple[str, str] | None:
-    """(device number `0:52`, file system type) of what is mounted last on exactly this path."""
+    """(device number `0:52`, file system type) of what is mounted last on exactly this real path."""
     found = None
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         fields = line.split(b" ")

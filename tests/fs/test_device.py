@@ -3,8 +3,11 @@
 import os
 import signal
 import stat
+import subprocess
 import sys
 from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,6 +80,52 @@ async def test_mounted_by_fusermount3(tmp_path: Path, monkeypatch: pytest.Monkey
     assert stat.S_IMODE((await look_at(tmp_path)).st_mode) == 0o711
 
 
+@asynccontextmanager
+async def served(path: Path) -> AsyncGenerator[device.Device, None]:
+    """A mount that has no answer for anything."""
+    mounted = device.mount(str(path), OPTIONS)
+    quiet = Quiet()
+    with closing(Pipe()) as pipe:
+        session = Session(mounted.fd, {}, quiet, Counter(), quiet, pipe)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.serve)
+            yield mounted
+            session.stop()
+
+
+async def test_a_mount_that_took_anothers_place_stays(tmp_path: Path) -> None:
+    """The one that was unmounted meanwhile learns of it late."""
+    path = str(tmp_path)
+    first = device.mount(path, OPTIONS)
+    entry = mounting.mount_entry(path)
+    assert mounting.unmount(path) is None
+    async with served(tmp_path) as second:
+        assert mounting.mount_entry(path) == entry, "the kernel gives the number out again"
+        with trio.fail_after(20):
+            assert await trio.to_thread.run_sync(first.unmount) is None
+            await trio.to_thread.run_sync(first.close)
+            assert mounting.mounted_as(path) == "fuse.juicefs"
+            assert await trio.to_thread.run_sync(second.unmount) is None
+        assert mounting.mounted_as(path) is None
+    second.close()
+
+
+def test_a_connection_that_was_aborted_leaves_no_mount(tmp_path: Path) -> None:
+    path, controls = tmp_path / "m", tmp_path / "controls"
+    path.mkdir()
+    controls.mkdir()
+    subprocess.run(["mount", "-t", "fusectl", "none", controls], check=True)
+    try:
+        mounted = device.mount(str(path), OPTIONS)
+        entry = mounting.mount_entry(str(path))
+        assert entry is not None
+        (controls / entry[0].partition(":")[2] / "abort").write_text("1")
+        mounted.close()
+    finally:
+        subprocess.run(["umount", controls], check=True)
+    assert mounting.mounted_as(str(path)) is None
+
+
 async def test_a_killed_process_does_not_hang_on_a_store_that_does(tmp_path: Path) -> None:
     """SIGALRM is nobody's death; SIGKILL is, though the request is never answered."""
     began, never = trio.Event(), trio.Event()
@@ -126,3 +175,15 @@ def test_without_the_helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"fusermount3 is missing \(install the package fuse3\)"):
         device._mount_by_helper(str(tmp_path), OPTIONS)
+
+
+def test_a_mount_point_behind_a_symlink_is_found_again(tmp_path: Path) -> None:
+    """The kernel lists mounts by their real paths."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    path = mounting.prepare_mount_point(str(tmp_path / "link"), nonempty=False)
+    assert path == str(tmp_path / "real")
+    mounted = device.mount(path, OPTIONS)
+    assert mounting.mounted_as(path) == "fuse.juicefs"
+    mounted.close()
+    assert mounting.mounted_as(path) is None
