@@ -107,6 +107,11 @@ class ReadLock:
         """Whether somebody would take over if the holder had to wait elsewhere."""
         return self._woken or bool(self._idle)
 
+    @property
+    def idle(self) -> int:
+        """How many wait for their turn; one of them will have it."""
+        return len(self._idle)
+
     async def __aenter__(self) -> None:
         while self._held:
             await self._park()

@@ -41,7 +41,13 @@ CONGESTED: Final = 48
 """So many requests that nobody waits for (read-ahead, direct I/O in parts) may be under way at once; from the second number
 on the kernel begins fewer."""
 
-MOST_WORKERS: Final = 128
+MOST_IDLE: Final = 128
+"""So many workers may wait for requests, with a buffer each.  There is no bound to those whose requests wait: who is killed while
+a store hangs is let go only if somebody reads on."""
+
+MOST_HELD: Final = 256 << 20
+"""From so many bytes on, of all requests under way, no more are read."""
+
 OPERATION: Final = Struct("<I")
 SMALL: Final = 4096
 """A reply up to here is put together before it is written: cheaper than two parts."""
@@ -134,6 +140,8 @@ class Session:
         self._lock = ReadLock()
         self._buffers: list[RequestBuffer] = []
         self._workers = 0
+        self._held = 0
+        """Bytes of the requests under way."""
         self._asked: dict[int, int] = {}
         """Of each request under way: who could be told before it is done that it is not (a pid, or 0)."""
         self._ended = False
@@ -155,7 +163,7 @@ class Session:
         self._answer(0, kernel.NOTIFY_INVAL_INODE, kernel.INVAL_INODE.pack(ino, -1, 0))
 
     def _add_worker(self) -> None:
-        if self._nursery is not None and self._workers < MOST_WORKERS:
+        if self._nursery is not None and self._held < MOST_HELD:
             self._workers += 1
             self._nursery.start_soon(self._work)
 
@@ -170,9 +178,13 @@ class Session:
                 if size == 0:
                     self._ended = True
                     break
+                self._held += size
                 if not lock.has_heir:
                     self._add_worker()
             await self._serve_one(buffer.memory, size)
+            self._held -= size
+            if lock.idle >= MOST_IDLE:
+                break
             self._buffers.append(buffer)
         self._workers -= 1
         if self._workers == 0 and self._nursery is not None:

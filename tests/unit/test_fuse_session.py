@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from jfs.chunk.file_range import FileRange, LocalFile
 from jfs.errors import CorruptRecord, FsError
@@ -188,6 +189,46 @@ async def test_one_that_waits_holds_up_nobody() -> None:
         held = [await side.send(Op.LOOKUP, b"held\0", ino=2) for _ in range(5)]
         for _ in range(20):
             assert await side.ask(Op.LOOKUP, b"free\0") == (0, b"free")
+        gate.set()
+        assert {(await side.answer())[0] for _ in held} == set(held)
+
+
+async def test_a_crowd_that_waits_holds_up_nobody_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If nobody read on, nobody would hear that those who wait are being killed."""
+    monkeypatch.setattr(session_module, "MOST_IDLE", 8)
+    gate = trio.Event()
+
+    async def wait(cred: Cred, ino: int, name: bytes) -> bytes:
+        if ino == 2:
+            await gate.wait()
+        return name
+
+    async with serving({Op.LOOKUP: row("lookup", wait)}) as side:
+        held = [await side.send(Op.LOOKUP, b"held\0", ino=2) for _ in range(200)]
+        assert await side.ask(Op.LOOKUP, b"free\0") == (0, b"free")
+        gate.set()
+        assert {(await side.answer())[0] for _ in held} == set(held)
+        await eventually_async(lambda: side.session._workers <= 8 + 2, 5, "most workers to end")
+        assert len(side.session._buffers) <= 8 + 2
+        assert await side.ask(Op.LOOKUP, b"free\0") == (0, b"free")
+
+
+async def test_memory_bounds_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "MOST_HELD", 5 * (IN_HEADER.size + 1000))
+    gate = trio.Event()
+    began = 0
+
+    async def wait(*_: Any) -> bytes:
+        nonlocal began
+        began += 1
+        await gate.wait()
+        return b""
+
+    async with serving({Op.LOOKUP: row("lookup", wait)}) as side:
+        held = [await side.send(Op.LOOKUP, bytes(1000)) for _ in range(20)]
+        await eventually_async(lambda: began == 5, 5, "some to begin")
+        await trio.testing.wait_all_tasks_blocked()
+        assert began == 5
         gate.set()
         assert {(await side.answer())[0] for _ in held} == set(held)
 
