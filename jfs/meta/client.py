@@ -456,14 +456,18 @@ class MetaClient:
     async def getxattr(self, ino: Ino, name: bytes) -> bytes:
         return await read(self.engine, xattrs.getxattr, self._real(ino), name)
 
-    async def setxattr(self, cred: Cred, ino: Ino, name: bytes, value: bytes, flags: int) -> None:
-        await self.write(xattrs.setxattr, cred, self._real(ino), name, value, flags, self.now_ns())
+    async def setxattr(
+        self, cred: Cred, ino: Ino, name: bytes, value: bytes, flags: int, *, opened: bool = False
+    ) -> None:
+        operation = partial(xattrs.setxattr, opened=opened)
+        await self.write(operation, cred, self._real(ino), name, value, flags, self.now_ns())
 
     async def listxattr(self, ino: Ino) -> list[bytes]:
         return await read(self.engine, xattrs.listxattr, self._real(ino))
 
-    async def removexattr(self, cred: Cred, ino: Ino, name: bytes) -> None:
-        await self.write(xattrs.removexattr, cred, self._real(ino), name, self.now_ns())
+    async def removexattr(self, cred: Cred, ino: Ino, name: bytes, *, opened: bool = False) -> None:
+        operation = partial(xattrs.removexattr, opened=opened)
+        await self.write(operation, cred, self._real(ino), name, self.now_ns())
 
     async def statfs(self) -> StatFs:
         return self.usage.statfs(self.settings)
@@ -483,8 +487,19 @@ class MetaClient:
             self.open_files.leave(ino)
             raise
 
-    async def open(self, cred: Cred, ino: Ino, flags: int, known: Callable[[], Attr | None] | None = None) -> Attr:
-        """Count the inode as open until `close`.  What `known` gives is believed without asking the database."""
+    async def open(
+        self,
+        cred: Cred,
+        ino: Ino,
+        flags: int,
+        known: Callable[[], Attr | None] | None = None,
+        *,
+        opened: bool = False,
+    ) -> Attr:
+        """Count the inode as open until `close`.  What `known` gives is believed without asking the database.
+
+        With `opened` the caller has it open, and it may be in the trash.
+        """
         ino = self._real(ino)
         if self.options.read_only and flags & (os.O_ACCMODE | os.O_TRUNC):
             raise FsError(errno.EROFS)
@@ -492,22 +507,22 @@ class MetaClient:
         try:
             believed = None if known is None or self.open_files.removals else known()
             if believed is not None:
-                files.require_open(believed, cred, ino, flags)
+                files.require_open(believed, cred, ino, flags, opened=opened)
                 await self.touch_atime(ino)
                 return believed
-            attr = await self._check_open(cred, ino, flags)
+            attr = await self._check_open(cred, ino, flags, opened=opened)
             await self.touch_atime(ino)
         except BaseException:
             await self.close(ino)
             raise
         return attr
 
-    async def _check_open(self, cred: Cred, ino: Ino, flags: int) -> Attr:
+    async def _check_open(self, cred: Cred, ino: Ino, flags: int, *, opened: bool) -> Attr:
         if self._memo is not None:
             attr = await self._memo.getattr(ino)
-            files.require_open(attr, cred, ino, flags)
+            files.require_open(attr, cred, ino, flags, opened=opened)
             return attr
-        attr = await read(self.engine, files.check_open, cred, ino, flags)
+        attr = await read(self.engine, partial(files.check_open, opened=opened), cred, ino, flags)
         if self._recent is not None:
             self._recent.saw(ino)
         return attr

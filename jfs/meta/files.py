@@ -66,23 +66,27 @@ class CompactionPlan(msgspec.Struct, frozen=True):
 # -- opening
 
 
-async def check_open(tx: Transaction, cred: Cred, ino: Ino, flags: int) -> Attr:
+async def check_open(tx: Transaction, cred: Cred, ino: Ino, flags: int, *, opened: bool = False) -> Attr:
     """The attributes of an inode that may be opened so.  Raises ENOENT, EPERM (immutable, append-only, trash), EACCES."""
     attr = await tx.attr(ino)
     if attr is None:
         raise FsError(errno.ENOENT)
-    require_open(attr, cred, ino, flags)
+    require_open(attr, cred, ino, flags, opened=opened)
     return attr
 
 
-def require_open(attr: Attr, cred: Cred, ino: Ino, flags: int) -> None:
-    """EPERM, EACCES where an inode with these attributes may not be opened so."""
+def require_open(attr: Attr, cred: Cred, ino: Ino, flags: int, *, opened: bool = False) -> None:
+    """EPERM, EACCES where an inode with these attributes may not be opened so.
+
+    With `opened` the caller holds a handle, which may outlive the file's move into the trash.
+    """
     access = flags & os.O_ACCMODE
     if access != os.O_WRONLY:
         require(attr, cred, R)
     if access != os.O_RDONLY or flags & os.O_TRUNC:
         require(attr, cred, W)
-        require_outside_trash(ino, attr)
+        if not opened:
+            require_outside_trash(ino, attr)
         if attr.flags & FLAG_IMMUTABLE:
             raise FsError(errno.EPERM)
         if attr.flags & FLAG_APPEND and (flags & os.O_TRUNC or not flags & os.O_APPEND):

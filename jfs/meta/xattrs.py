@@ -39,8 +39,21 @@ async def listxattr(tx: Transaction, ino: Ino) -> list[bytes]:
     return names
 
 
-async def setxattr(tx: Transaction, cred: Cred, ino: Ino, name: bytes, value: bytes, flags: int, now_ns: int) -> None:
-    """Flags: 0, CREATE (EEXIST where it is there), REPLACE (ENODATA where it is not).  A value as it was: no write."""
+async def setxattr(
+    tx: Transaction,
+    cred: Cred,
+    ino: Ino,
+    name: bytes,
+    value: bytes,
+    flags: int,
+    now_ns: int,
+    *,
+    opened: bool = False,
+) -> None:
+    """Flags: 0, CREATE (EEXIST where it is there), REPLACE (ENODATA where it is not).  A value as it was: no write.
+
+    With `opened` the caller holds a handle, which may outlive the file's move into the trash.
+    """
     require_xattr_name(name)
     if len(value) > MAX_XATTR_VALUE:
         raise FsError(errno.ERANGE)
@@ -51,17 +64,17 @@ async def setxattr(tx: Transaction, cred: Cred, ino: Ino, name: bytes, value: by
         raise FsError(errno.EEXIST)
     if flags == REPLACE and known is None:
         raise await _none(tx, ino)
-    await _touch(tx, ino, now_ns, write=known != value)
+    await _touch(tx, ino, now_ns, write=known != value, opened=opened)
     if known != value:
         tx.put_xattr(ino, name, value)
 
 
-async def removexattr(tx: Transaction, cred: Cred, ino: Ino, name: bytes, now_ns: int) -> None:
+async def removexattr(tx: Transaction, cred: Cred, ino: Ino, name: bytes, now_ns: int, *, opened: bool = False) -> None:
     """Raises ENODATA, ENOENT."""
     require_xattr_name(name)
     if await tx.xattr(ino, name) is None:
         raise await _none(tx, ino)
-    await _touch(tx, ino, now_ns, write=True)
+    await _touch(tx, ino, now_ns, write=True, opened=opened)
     tx.delete_xattr(ino, name)
 
 
@@ -71,10 +84,11 @@ async def _none(tx: Transaction, ino: Ino) -> FsError:
     return FsError(errno.ENODATA)
 
 
-async def _touch(tx: Transaction, ino: Ino, now_ns: int, *, write: bool) -> None:
+async def _touch(tx: Transaction, ino: Ino, now_ns: int, *, write: bool, opened: bool) -> None:
     """The inode may be changed, and its ctime moves."""
     attr = await inodes.getattr(tx, ino)
-    require_outside_trash(ino, attr)
+    if not opened:
+        require_outside_trash(ino, attr)
     if attr.flags & (FLAG_IMMUTABLE | FLAG_APPEND):
         raise FsError(errno.EPERM)
     if write:

@@ -23,7 +23,7 @@ class Asked(NamedTuple):
 class OpenFile:
     """One open inode, shared by its handles."""
 
-    __slots__ = ("_answered", "attr", "changes", "ino", "length", "opens", "records", "version", "writer")
+    __slots__ = ("_answered", "attr", "changes", "ino", "length", "opens", "records", "trashed", "version", "writer")
 
     def __init__(self, ino: Ino, attr: Attr, asked: Asked, context: WriteContext) -> None:
         self.ino = ino
@@ -36,6 +36,8 @@ class OpenFile:
         self.changes = 0
         """Counts this mount's own changes: attributes that were asked for before one of them are out of date."""
         self.opens = 1
+        self.trashed = False
+        """This mount has put it into the trash: by what was its name nobody comes to it, so who comes has it open."""
         self.records: dict[int, Any] = {}
         """What the reader knows of each chunk."""
         self.version = 0
@@ -128,6 +130,11 @@ class OpenFileTable:
     def dirty(self) -> bool:
         """Whether any has unflushed writes."""
         return bool(self._context.dirty)
+
+    def is_trashed(self, ino: Ino) -> bool:
+        """Whether it is open and this mount has put it into the trash."""
+        file = self._files.get(ino)
+        return file is not None and file.trashed
 
     def shown(self, ino: Ino, attr: Attr) -> Attr:
         """Attributes of an inode, open or not, as this mount's users must see them."""

@@ -193,7 +193,13 @@ class Vfs:
 
     async def unlink(self, cred: Cred, parent: Ino, name: bytes) -> None:
         self.special.refuse_removal(parent, name)
-        self.open_cache.forget((await self.meta.unlink(cred, parent, name)).ino)
+        self._took_away(await self.meta.unlink(cred, parent, name))
+
+    def _took_away(self, removed: Removed) -> None:
+        self.open_cache.forget(removed.ino)
+        file = self.files.get(removed.ino)
+        if file is not None and removed.trashed:
+            file.trashed = True
 
     async def rmdir(self, cred: Cred, parent: Ino, name: bytes) -> Removed:
         self.special.refuse_removal(parent, name)
@@ -206,9 +212,10 @@ class Vfs:
         self.special.refuse_removal(new_parent, new_name)
         renamed = await self.meta.rename(cred, parent, name, new_parent, new_name, flags)
         self.open_cache.forget(renamed.ino)
-        for other in (renamed.replaced, renamed.exchanged):
-            if other is not None:
-                self.open_cache.forget(other.ino)
+        if renamed.replaced is not None:
+            self._took_away(renamed.replaced)
+        if renamed.exchanged is not None:
+            self.open_cache.forget(renamed.exchanged.ino)
         return renamed
 
     async def readlink(self, ino: Ino) -> bytes:
@@ -254,12 +261,14 @@ class Vfs:
         attr: Attr | None = None
         if size is not None:
             handle = self.handles.find(fh)
-            attr = await self._truncate(cred, ino, size, opened=handle is not None and handle.writable)
+            opened = handle.writable if handle is not None else self.files.is_trashed(ino)
+            attr = await self._truncate(cred, ino, size, opened=opened)
         file = self.files.get(ino)
         if attr is None or change != NO_CHANGE:
             if file is not None and file.writer.dirty:
                 await file.writer.flush()
-            attr = await self.meta.setattr(cred, ino, change, opened=fh is not None)
+            opened = fh is not None or self.files.is_trashed(ino)  # the kernel names a handle with few changes
+            attr = await self.meta.setattr(cred, ino, change, opened=opened)
             self.open_cache.forget(ino)
             file = self.files.get(ino)  # it may have been opened, or closed, meanwhile
             if file is not None:
@@ -307,7 +316,7 @@ class Vfs:
             raise FsError(errno.EPERM)
         if name.startswith(FOREIGN_XATTRS):
             raise FsError(errno.ENOTSUP)
-        await self.meta.setxattr(cred, ino, name, value, flags)
+        await self.meta.setxattr(cred, ino, name, value, flags, opened=self.files.is_trashed(ino))
 
     async def listxattr(self, ino: Ino) -> list[bytes]:
         return [] if is_special(ino) else await self.meta.listxattr(ino)
@@ -315,7 +324,7 @@ class Vfs:
     async def removexattr(self, cred: Cred, ino: Ino, name: bytes) -> None:
         if is_special(ino):
             raise FsError(errno.EPERM)
-        await self.meta.removexattr(cred, ino, name)
+        await self.meta.removexattr(cred, ino, name, opened=self.files.is_trashed(ino))
 
     # -- files
 
@@ -340,7 +349,8 @@ class Vfs:
             believed = attr is not None
             return attr
 
-        attr = await self.meta.open(cred, ino, flags, known_attr if self.open_cache.seconds > 0 else None)
+        known = known_attr if self.open_cache.seconds > 0 else None
+        attr = await self.meta.open(cred, ino, flags, known, opened=self.files.is_trashed(ino))
         if not believed:
             self.open_cache.saw(ino, attr, changes)
         file = self._enter(ino, attr, asked, believed=believed)

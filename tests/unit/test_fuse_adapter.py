@@ -1,6 +1,8 @@
 """Which failures the kernel is told to look again for."""
 
 import errno
+import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from jfs.fuse.replies import Timeouts
 from jfs.meta.inodes import AttrChange
 from jfs.meta.kv.memory import MemoryEngine
 from jfs.meta.types import ROOT, ROOT_INO, Ino
+from jfs.vfs.vfs import VfsOptions
 from tests.vfs.mounted import Mounted, ScriptedStore, mount, mounted
 
 
@@ -68,3 +71,53 @@ async def test_a_file_with_another_name_that_this_mount_replaced_is_looked_up_ag
         await adapter.rows()[Op.RENAME].handler(ROOT, ROOT_INO, b"fresh", ROOT_INO, b"x", 0)
         await there.vfs.rename(ROOT, ROOT_INO, b"more", ROOT_INO, b"other", 0)
         assert await errno_of(adapter, Op.GETATTR, old) == errno.ESTALE
+
+
+TO_OPEN_FILES: dict[str, tuple[Op, Callable[[Ino], tuple[Any, ...]]]] = {
+    "fchmod": (Op.SETATTR, lambda ino: (ROOT, ino, None, AttrChange(mode=0o640), None, False, False)),
+    "truncate": (Op.SETATTR, lambda ino: (ROOT, ino, None, AttrChange(), 3, False, False)),
+    "fsetxattr": (Op.SETXATTR, lambda ino: (ROOT, ino, b"user.more", b"1", 0)),
+    "fremovexattr": (Op.REMOVEXATTR, lambda ino: (ROOT, ino, b"user.a")),
+    "open": (Op.OPEN, lambda ino: (ROOT, ino, os.O_RDWR)),
+}
+"""What the kernel asks without a handle, though a program does it by a descriptor, or by /proc/self/fd."""
+
+
+@pytest.mark.parametrize("open_cache_s", [0, 1000])
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+@pytest.mark.parametrize("what", TO_OPEN_FILES)
+async def test_an_open_file_in_the_trash_is_still_changed(what: str, how: str, open_cache_s: float) -> None:
+    async with mounted(trash_days=1, options=VfsOptions(open_cache_s=open_cache_s)) as m:
+        adapter = Adapter(m.vfs, Timeouts(), xattrs=True, readdir_cache=False)
+        handle = await m.create(b"f")
+        assert handle.file is not None
+        ino = handle.file.ino
+        await m.vfs.setxattr(ROOT, ino, b"user.a", b"1", 0)
+        if how == "removed":
+            await m.vfs.unlink(ROOT, ROOT_INO, b"f")
+        else:
+            await m.close(await m.create(b"g"))
+            await m.vfs.rename(ROOT, ROOT_INO, b"g", ROOT_INO, b"f", 0)
+        kind, args = TO_OPEN_FILES[what]
+        given = await adapter.rows()[kind].handler(*args(ino))
+        if what == "open":
+            await m.close(given)
+        await m.close(handle)
+        kind, args = TO_OPEN_FILES["open"]
+        assert await errno_of(adapter, kind, *args(ino)) == errno.ESTALE
+
+
+@pytest.mark.parametrize("what", TO_OPEN_FILES)
+async def test_an_open_file_that_another_mount_replaced_is_looked_up_again(what: str) -> None:
+    """By its name that the kernel has still, the other file is meant."""
+    engine, store = MemoryEngine(), ScriptedStore()
+    async with mounted(engine=engine, store=store, trash_days=1) as here, mount(engine, store) as there:
+        adapter = Adapter(here.vfs, Timeouts(), xattrs=True, readdir_cache=False)
+        handle = await here.create(b"f")
+        assert handle.file is not None
+        await here.vfs.setxattr(ROOT, handle.file.ino, b"user.a", b"1", 0)
+        await there.close(await there.create(b"g"))
+        await there.vfs.rename(ROOT, ROOT_INO, b"g", ROOT_INO, b"f", 0)
+        kind, args = TO_OPEN_FILES[what]
+        assert await errno_of(adapter, kind, *args(handle.file.ino)) == errno.ESTALE
+        await here.close(handle)
