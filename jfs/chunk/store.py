@@ -457,16 +457,17 @@ class BlockStore:
         key = block_key(slice_id, index, size, hash_prefix=self.options.hash_prefix)
         staged = stage and self.options.writeback and await self._stage(key, data)
         if not staged:
+            if self.staging is not None:
+                await self.staging.make_way(key)
             fingerprint = await self._put_object(key, data, mark=mark and not first) or fingerprint
         self._unsynced.add(key)
         if len(self._unsynced) >= MOST_UNSYNCED:
             self._many_unsynced.set()
-        if (
-            not staged
-            and self._cache is not None
-            and (size < self.options.block_size or self.options.cache_large_write)
-        ):
-            self._cache.add(key, bytes(data))
+        if not staged and self._cache is not None:
+            if self._cache.holds(key):  # another block's: a power cut took its slice, and the id was drawn again
+                self._cache.remove(key)
+            if size < self.options.block_size or self.options.cache_large_write:
+                self._cache.add(key, bytes(data))
         return fingerprint
 
     async def _stage(self, key: str, data: Buffer) -> bool:

@@ -17,7 +17,7 @@ from jfs.errors import StoreError
 from jfs.object.memory import MemoryStore
 from jfs.object.store import Buffer
 from tests.chunk.test_cache import break_scans
-from tests.chunk.test_staging import Mounted, Running, Store, pattern, staged
+from tests.chunk.test_staging import BLOCK, Mounted, Running, Store, pattern, staged
 from tests.deadline import eventually_async
 
 
@@ -349,3 +349,38 @@ async def test_a_block_that_is_uploaded_while_its_disk_goes_away_is_not_uploaded
         disk.mount(blocks)
         await eventually_async(lambda: not mounted.staged)
     assert mounted.store.keys == mounted.store.started == [block_key(1, 0, 100)]
+
+
+@pytest.mark.parametrize("size", [1000, BLOCK])
+@pytest.mark.parametrize("scanned", [False, True])
+async def test_a_new_block_is_not_hidden_by_a_cached_one_of_its_key(mounted: Mounted, size: int, scanned: bool) -> None:
+    """Where it goes to the store at once."""
+    blocks = mounted.open(writeback=False, cache_large_write=True)
+    await blocks.put(1, 0, pattern(size, 1))
+    await blocks.close()
+    assert mounted.cached == [block_key(1, 0, size)]
+    blocks = mounted.open(writeback=False)
+    if scanned:
+        books(blocks).dirs[0].cache.scan()
+    assert await blocks.read(1, size, 0, size) == pattern(size, 1), "its descriptor is open now"
+    await blocks.put(1, 0, pattern(size, 2))
+    assert await blocks.read(1, size, 0, size) == pattern(size, 2)
+    await blocks.close()
+    assert (mounted.folder / "cache/u/raw" / block_key(1, 0, size)).read_bytes()[:size] == pattern(size, 2)
+
+
+@pytest.mark.logs("are staged and not uploaded")
+async def test_an_older_staged_block_is_not_uploaded_over_one_that_went_to_the_store(mounted: Mounted) -> None:
+    key = block_key(1, 0, 100)
+    before = mounted.open()
+    await before.put(1, 0, pattern(100, 1))
+    await before.close()
+    blocks = mounted.open(writeback=False)
+    mounted.store.gate.clear()
+    async with Running(blocks), trio.open_nursery() as nursery:
+        await eventually_async(lambda: staged(blocks) == 1)
+        nursery.start_soon(blocks.put, 1, 0, pattern(100, 2))
+        await trio.testing.wait_all_tasks_blocked()
+        mounted.store.gate.set()
+        await eventually_async(lambda: not staged(blocks) and not mounted.staged)
+    assert mounted.store.get(key) == pattern(100, 2)
