@@ -1,18 +1,24 @@
 """Inode and slice ids: drawn from the volume's counters in batches, handed out from memory."""
 
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import trio
 
 
 class Ids:
     """One kind of id.  `fetch` gives the next batch, [first, end); ids that are left at the end are lost."""
 
-    __slots__ = ("_ahead", "_end", "_fetch", "_low", "_next", "on_low")
+    __slots__ = ("_ahead", "_end", "_fetch", "_fetching", "_low", "_next", "_waiting", "on_low")
 
     def __init__(self, fetch: Callable[[], Awaitable[tuple[int, int]]], batch: int) -> None:
         self._fetch = fetch
         self._low = batch // 10
         self._next = self._end = 0
         self._ahead: tuple[int, int] | None = None
+        self._fetching = False
+        self._waiting: trio.lowlevel.ParkingLot | None = None
         self.on_low: Callable[[], None] | None = None
 
     async def draw(self) -> int:
@@ -33,11 +39,27 @@ class Ids:
     async def refill(self) -> None:
         """Fetch the next batch ahead, if few are left."""
         if self._ahead is None and self._end - self._next <= self._low:
-            self._ahead = await self._fetch()
+            await self._load()
 
     async def _advance(self) -> None:
         while self._next == self._end:
-            batch = self._ahead or await self._fetch()
-            self._ahead = None
-            if self._next == self._end:  # nobody else has advanced while this waited
-                self._next, self._end = batch
+            if self._ahead is None:
+                await self._load()
+            else:
+                (self._next, self._end), self._ahead = self._ahead, None
+
+    async def _load(self) -> None:
+        """Have one batch ahead.  Whoever comes while it is being fetched waits for it; if it fails, he may try himself."""
+        if self._fetching:
+            import trio  # not at the top: commands without an event loop draw ids too, one at a time
+
+            self._waiting = self._waiting or trio.lowlevel.ParkingLot()
+            await self._waiting.park()
+            return
+        self._fetching = True
+        try:
+            self._ahead = await self._fetch()
+        finally:
+            self._fetching = False
+            if self._waiting is not None:
+                self._waiting.unpark_all()
