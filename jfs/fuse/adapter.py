@@ -14,9 +14,10 @@ from jfs.fuse import access_lines, replies, requests
 from jfs.fuse.kernel import COUNT_OUT, Op
 from jfs.fuse.replies import Replies, Timeouts
 from jfs.fuse.session import Reply, Row
+from jfs.meta.access import R, W
 from jfs.meta.inodes import AttrChange
 from jfs.meta.rename import Renamed
-from jfs.meta.types import TYPE_DIR, Attr, Cred, Entry, Ino, is_trash
+from jfs.meta.types import TYPE_DIR, TYPE_FILE, Attr, Cred, Entry, Ino, is_trash
 from jfs.vfs.directories import DirRow
 from jfs.vfs.handles import Handle
 from jfs.vfs.special_files import is_special
@@ -190,8 +191,13 @@ class Adapter:
 
         The kernel looks the name up again, which may lead elsewhere by now, and does the call with what it finds.
         """
+        if await self._is_gone(error, *inos):
+            raise FsError(errno.ESTALE) from None
+
+    async def _is_gone(self, error: FsError, *inos: Ino) -> bool:
+        """Whether it comes of one that is gone or in the trash."""
         if error.errno not in (errno.ENOENT, errno.EPERM):
-            return
+            return False
         for ino in inos:
             if ino in self._settled or self._vfs.handles.dir_attr(ino) is not None or is_special(ino) or is_trash(ino):
                 continue
@@ -203,21 +209,44 @@ class Adapter:
             else:
                 if not is_trash(attr.parent):
                     continue
-            raise FsError(errno.ESTALE) from None
+            return True
+        return False
 
     # -- files and directories
 
     async def create(self, cred: Cred, parent: Ino, name: bytes, mode: int, flags: int) -> tuple[Entry, Handle]:
-        """ESTALE where another mount has made it meanwhile: the kernel looks again, and opens what it finds if that is permitted.
+        """Where another mount has made it meanwhile it is opened, if that is the owner's plain right.
 
-        It checks that before OPEN, but not after CREATE.
+        Else ESTALE: the kernel looks again, and opens what it finds if that is permitted.  It checks that before OPEN, but not
+        after CREATE.  It looks again only once, so who makes and removes one name over and over is better served at once.
         """
+        while True:
+            try:
+                return await self._vfs.create(cred, parent, name, mode, flags)
+            except FsError as error:
+                if error.errno != errno.EEXIST or flags & os.O_EXCL:
+                    raise
+            found = await self._open_own(cred, parent, name, flags)
+            if found is not None:
+                return found
+
+    async def _open_own(self, cred: Cred, parent: Ino, name: bytes, flags: int) -> tuple[Entry, Handle] | None:
+        """Open a file that was there a moment ago.  None: it is gone.  ESTALE: the kernel has to check."""
         try:
-            return await self._vfs.create(cred, parent, name, mode, flags)
+            entry = await self._vfs.lookup(cred, parent, name)
         except FsError as error:
-            if error.errno == errno.EEXIST and not flags & os.O_EXCL:
-                raise FsError(errno.ESTALE) from None
-            raise
+            if error.errno != errno.ENOENT:
+                raise
+            return None
+        if not _is_owners_right(entry, cred, flags):
+            raise FsError(errno.ESTALE)
+        try:
+            handle = await self._vfs.open(cred, entry.ino, flags)
+        except FsError as error:
+            if not await self._is_gone(error, entry.ino):
+                raise
+            return None
+        return (entry if handle.file is None else Entry(entry.ino, handle.file.shown(handle.file.attr))), handle
 
     async def open(self, cred: Cred, ino: Ino, flags: int) -> Handle:
         handle = await self._vfs.open(cred, ino, flags)
@@ -257,6 +286,14 @@ class Adapter:
     def _require_xattrs(self) -> None:
         if not self._xattrs:
             raise FsError(errno.ENOSYS)
+
+
+def _is_owners_right(entry: Entry, cred: Cred, flags: int) -> bool:
+    """Whether it is a file that the bits of its mode allow its owner, who asks, to open so."""
+    attr = entry.attr
+    access = flags & os.O_ACCMODE
+    wanted = (R if access != os.O_WRONLY else 0) | (W if access != os.O_RDONLY or flags & os.O_TRUNC else 0)
+    return attr.type == TYPE_FILE and attr.uid == cred.uid and attr.mode >> 6 & wanted == wanted
 
 
 def _as_it_is(data: Reply) -> Reply:

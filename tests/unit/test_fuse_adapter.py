@@ -13,7 +13,7 @@ from jfs.fuse.kernel import Op
 from jfs.fuse.replies import Timeouts
 from jfs.meta.inodes import AttrChange
 from jfs.meta.kv.memory import MemoryEngine
-from jfs.meta.types import ROOT, ROOT_INO, Ino
+from jfs.meta.types import ROOT, ROOT_INO, Cred, Ino
 from jfs.vfs.vfs import VfsOptions
 from tests.vfs.mounted import Mounted, ScriptedStore, mount, mounted
 
@@ -71,6 +71,45 @@ async def test_a_file_with_another_name_that_this_mount_replaced_is_looked_up_ag
         await adapter.rows()[Op.RENAME].handler(ROOT, ROOT_INO, b"fresh", ROOT_INO, b"x", 0)
         await there.vfs.rename(ROOT, ROOT_INO, b"more", ROOT_INO, b"other", 0)
         assert await errno_of(adapter, Op.GETATTR, old) == errno.ESTALE
+
+
+@pytest.mark.parametrize(
+    ("uid", "mode", "flags", "opened"),
+    [
+        (1000, 0o600, os.O_RDWR, True),
+        (1000, 0o600, os.O_RDWR | os.O_TRUNC, True),
+        (1000, 0o600, os.O_RDWR | os.O_EXCL, False),
+        (1000, 0o400, os.O_RDONLY, True),
+        (1000, 0o400, os.O_WRONLY, False),
+        (1000, 0o400, os.O_RDONLY | os.O_TRUNC, False),
+        (1000, 0o277, os.O_RDWR, False),
+        (1000, 0o077, os.O_RDONLY, False),
+        (1001, 0o666, os.O_RDONLY, False),
+        (0, 0o666, os.O_RDONLY, False),
+    ],
+)
+async def test_creation_opens_what_is_there_for_its_owner_alone(
+    uid: int, mode: int, flags: int, *, opened: bool
+) -> None:
+    async with mounted() as m:
+        adapter = Adapter(m.vfs, Timeouts(), xattrs=True, readdir_cache=False)
+        create = adapter.rows()[Op.CREATE].handler
+        handle = await m.create(b"f")
+        await m.write(handle, 0, b"data")
+        await m.close(handle)
+        assert handle.file is not None
+        await m.vfs.setattr(ROOT, handle.file.ino, None, AttrChange(uid=1000), None)
+        await m.vfs.setattr(ROOT, handle.file.ino, None, AttrChange(mode=mode), None)
+        who = Cred(uid=uid, gid=uid)
+        if opened:
+            entry, given = await create(who, ROOT_INO, b"f", 0o644, flags)
+            assert entry.attr.length == (0 if flags & os.O_TRUNC else 4)
+            assert given.writable == bool(flags & os.O_ACCMODE)
+            await m.close(given)
+        else:
+            expected = errno.EEXIST if flags & os.O_EXCL else errno.ESTALE
+            assert await errno_of(adapter, Op.CREATE, who, ROOT_INO, b"f", 0o644, flags) == expected
+        assert not m.meta.is_open(handle.file.ino)
 
 
 TO_OPEN_FILES: dict[str, tuple[Op, Callable[[Ino], tuple[Any, ...]]]] = {
