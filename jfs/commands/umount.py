@@ -15,6 +15,8 @@ from jfs.fuse import mounting
 def command(arguments: tuple[str, ...], *, force: bool, flush: bool) -> None:
     """Unmount a volume."""
     path = os.path.abspath(arguments[0])
+    if mounting.mount_entry(path) is None:  # not before: a look at a mount that hangs would hang too
+        path = os.path.realpath(path)
     if not flush:
         _unmount(path, force=force)
         return

@@ -140,3 +140,13 @@ def test_what_the_mount_needs_may_not_lie_in_it(volume: Volume, tmp_path: Path, 
 def test_the_metadata_may_not_lie_in_the_mount(volume: Volume) -> None:
     assert "metadata database" in refused("mount", "--force", volume.url, volume.folder)
     assert not is_mounted(volume.folder)
+
+
+def test_a_mount_point_may_be_a_symlink(volume: Volume, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "link").symlink_to("m")
+    JFS.run("mount", "-d", "--log", tmp_path / "log", volume.url, tmp_path / "link")
+    assert is_mounted(tmp_path / "m")
+    JFS.run("umount", tmp_path / "link")
+    assert not is_mounted(tmp_path / "m")
+    eventually(lambda: "exit successfully" in (tmp_path / "log").read_text(), 20, "the mount ended")
