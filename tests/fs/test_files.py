@@ -1,5 +1,6 @@
 """The bytes of files through the kernel: maps, appends, holes, names that go while files stay open."""
 
+import errno
 import fcntl
 import hashlib
 import mmap
@@ -142,11 +143,20 @@ def test_replace_by_rename_is_never_seen_half(room: Path) -> None:
 
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(replace)
-        while not done.done():
-            seen = target.read_bytes()
+        stale = 0
+        while not done.done() and stale < 4:
+            try:
+                seen = target.read_bytes()
+            except OSError as error:
+                # Replaced twice within one open (docs/architecture.md, Known limits): on a busy machine once in a while.
+                if error.errno != errno.ESTALE:
+                    raise
+                stale += 1
+                continue
             assert len(seen) == 10_000
             assert len(set(seen)) == 1
         done.result()
+    assert stale < 4
 
 
 def sparse(path: Path) -> None:
