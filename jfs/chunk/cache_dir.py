@@ -94,6 +94,7 @@ class CacheDir:
         self._items = max(options.cache_items // share, 1) if options.cache_items > 0 else 0
         self._to_write: queue.Queue[tuple[str, bytes] | None] = queue.Queue()
         self._queued = 0
+        self._queued_keys: set[str] = set()
         self._queue_lock = threading.Lock()
         self._stop = threading.Event()
         self._threads = [
@@ -185,9 +186,12 @@ class CacheDir:
         if self._options.cache_eviction == "none" and self._over_limit(len(data) + BLOCK_OVERHEAD, 1):
             return
         with self._queue_lock:
+            if key in self._queued_keys:  # fetched again before it was written
+                return
             room = self._queued + len(data) <= WRITE_QUEUE
             if room:
                 self._queued += len(data)
+                self._queued_keys.add(key)
         if room:
             self._to_write.put((key, data))
         else:
@@ -206,6 +210,7 @@ class CacheDir:
             finally:
                 with self._queue_lock:
                     self._queued -= len(item[1])
+                    self._queued_keys.discard(item[0])
                 self._to_write.task_done()
         self._to_write.task_done()
 
@@ -224,6 +229,7 @@ class CacheDir:
             return
         tail = checksum.tail_of(data) if self._options.verify_cache_checksum != "none" else b""
         publish(fd, temp, path, data, tail, mode=self._options.cache_mode)
+        self._removed(path)  # what another process had put there
         self._errors = 0
         self._refused_until = 0.0
         self._counts.write_seconds += time.perf_counter() - start

@@ -675,6 +675,34 @@ async def test_removed_blocks_let_go_of_their_space(tmp_path: Path) -> None:
     cache.close()
 
 
+def test_a_block_that_is_fetched_twice_is_written_once(tmp_path: Path) -> None:
+    folder = quiet_dir(tmp_path)
+    for _ in range(3):
+        folder.add(key_of(1), pattern(BLOCK))
+    folder.start()
+    folder.wait_written()
+    assert folder._counts.writes == 1
+    folder.remove(key_of(1))
+    folder.add(key_of(1), pattern(BLOCK))
+    folder.wait_written()
+    assert folder._counts.writes == 2
+    folder.close()
+
+
+async def test_what_another_process_put_there_lets_go_of_its_space(tmp_path: Path) -> None:
+    cache = DiskCache(options(tmp_path))
+    cache.add(key_of(1), pattern(BLOCK))
+    await trio.to_thread.run_sync(cache.wait_written)
+    path = cache.dirs[0].path(key_of(1))
+    assert cache.get_now(key_of(1), BLOCK, 0, 10) == pattern(10)
+    before = os.stat(path).st_ino
+    await trio.to_thread.run_sync(cache.dirs[0]._write, key_of(1), pattern(BLOCK))
+    assert os.stat(path).st_ino != before
+    assert cache.get_now(key_of(1), BLOCK, 0, 10) == pattern(10)
+    assert os.fstat(cache._descriptors._open[path].fd).st_ino == os.stat(path).st_ino
+    cache.close()
+
+
 # -- which blocks are kept
 
 
