@@ -651,8 +651,7 @@ async def test_a_bug_below_is_eio_and_leaves_the_mount_alive(broken: str, monkey
         assert m.vfs.pool.used == 0
 
 
-@pytest.mark.parametrize("how", ["create", "open"])
-async def test_an_open_that_cannot_truncate_leaves_no_handle(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_open_that_cannot_truncate_leaves_no_handle(monkeypatch: pytest.MonkeyPatch) -> None:
     async def refused(*_: object, opened: bool) -> None:
         raise FsError(errno.EPERM)
 
@@ -662,11 +661,19 @@ async def test_an_open_that_cannot_truncate_leaves_no_handle(how: str, monkeypat
         await m.close(handle)
         with monkeypatch.context() as patch:
             patch.setattr(m.meta, "truncate", refused)
-            await fails(errno.EPERM, getattr(m, how)(b"f", WRONLY | os.O_TRUNC))
+            await fails(errno.EPERM, m.open(b"f", WRONLY | os.O_TRUNC))
         assert len(m.vfs.handles) == 0
         assert handle.file is not None
         assert not m.meta.is_open(handle.file.ino)
         assert await m.content(b"f") == b"data"
+
+
+async def test_a_name_that_is_taken_is_not_opened_by_create() -> None:
+    """Nobody has checked yet whether it may be."""
+    async with mounted() as m:
+        await m.close(await m.create(b"f"))
+        await fails(errno.EEXIST, m.create(b"f", WRONLY | os.O_TRUNC))
+        assert len(m.vfs.handles) == 0
 
 
 @pytest.mark.logs("sync failed")
