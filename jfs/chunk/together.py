@@ -17,11 +17,7 @@ async def fetch_together(fetch: Callable[[*Ts], Awaitable[None]], parts: Iterabl
             for part in parts:
                 nursery.start_soon(fetch, *part)
     except BaseExceptionGroup as group:
-        # Not `except*`: what is raised in one comes out in another group (Python before 3.11.4).
-        failed, others = group.split(StoreError)
-        if failed is None or others is not None:
+        failure = first_of(group, StoreError)
+        if failure is None:
             raise
-        failure = first_of(failed)
-    else:
-        return
-    raise failure
+        raise failure from None

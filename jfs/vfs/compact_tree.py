@@ -48,11 +48,9 @@ class TreeCompaction:
                 elif attr.type == TYPE_DIR:
                     await self._below(ino, nursery)
         except BaseExceptionGroup as group:
-            # Not `except*`: what is raised in one comes out in another group (Python before 3.11.4).
-            failed, others = group.split((FsError, CorruptRecord))
-            if failed is None or others is not None:
+            failure = first_of(group, (FsError, CorruptRecord))
+            if failure is None:
                 raise
-            failure = first_of(failed)
             if isinstance(failure, CorruptRecord):
                 log.error("compaction of inode %d failed: %s", ino, failure)
                 raise FsError(EIO) from None
