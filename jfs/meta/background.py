@@ -35,7 +35,7 @@ async def run(client: "MetaClient", task_status: trio.TaskStatus[None]) -> None:
             nursery.start_soon(_repeat, "heartbeat", options.heartbeat_s, lambda: heartbeat(client))
         if not options.read_only:
             nursery.start_soon(_repeat, "usage flush", FLUSH_S, client.flush_usage)
-            nursery.start_soon(_keep_on, "drawing ids", client.refill_ids)
+            nursery.start_soon(keep_running, client.refill_ids, RESTART_S, "drawing ids")
             if options.bgjob:
                 nursery.start_soon(_repeat, "clean-up", JOBS_S, lambda: jobs.hourly(client))
         task_status.started()
@@ -60,15 +60,15 @@ async def _repeat(name: str, period_s: float, work: Callable[[], Awaitable[None]
             failing.add(type(error))
 
 
-async def _keep_on(name: str, work: Callable[[], Awaitable[None]]) -> None:
-    """The same for work that goes on by itself."""
+async def keep_running(work: Callable[[], Awaitable[None]], pause_s: float, name: str = "") -> None:
+    """A bug in the background must not take the mount, and what is not yet flushed, with it: logged, and on it goes."""
     while True:
         try:
             await work()
             return
         except Exception:
-            log.exception("%s failed; it goes on", name)
-            await trio.sleep(RESTART_S)
+            log.exception("%s failed; it goes on", name or getattr(work, "__qualname__", work))
+            await trio.sleep(pause_s)
 
 
 async def heartbeat(client: "MetaClient") -> None:

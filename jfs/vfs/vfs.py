@@ -17,6 +17,7 @@ import trio
 from jfs.chunk.store import BlockStore
 from jfs.errors import Conflict, CorruptRecord, FsError, StoreError
 from jfs.meta.access import without_privileges
+from jfs.meta.background import keep_running
 from jfs.meta.client import MetaClient, StatFs
 from jfs.meta.inodes import AttrChange
 from jfs.meta.rename import Renamed
@@ -108,13 +109,13 @@ class Vfs:
             async with trio.open_nursery() as nursery:
                 self.blocks.inherits = self.meta.had_company
                 await nursery.start(self.meta.run)
-                nursery.start_soon(_keep_running, self.blocks.run)
+                nursery.start_soon(keep_running, self.blocks.run, RESTART_S)
                 self.writes.nursery = self.reader.ahead.nursery = nursery
-                nursery.start_soon(_keep_running, self._flush_old_slices)
+                nursery.start_soon(keep_running, self._flush_old_slices, RESTART_S)
                 if not self.meta.options.read_only:
-                    nursery.start_soon(_keep_running, self.cleaner.run)
-                    nursery.start_soon(_keep_running, self._checkpoints)
-                    nursery.start_soon(_keep_running, self.compactor.run)
+                    nursery.start_soon(keep_running, self.cleaner.run, RESTART_S)
+                    nursery.start_soon(keep_running, self._checkpoints, RESTART_S)
+                    nursery.start_soon(keep_running, self.compactor.run, RESTART_S)
                 task_status.started()
                 await trio.sleep_forever()
 
@@ -521,17 +522,6 @@ class Vfs:
 
 
 NO_CHANGE: Final = AttrChange()
-
-
-async def _keep_running(work: Callable[[], Awaitable[None]]) -> None:
-    """A bug in the background must not take the mount, and what is not yet flushed, with it: logged, and on it goes."""
-    while True:
-        try:
-            await work()
-            return
-        except Exception:
-            log.exception("%s failed; it goes on", getattr(work, "__qualname__", work))
-            await trio.sleep(RESTART_S)
 
 
 def _ignore(ino: Ino) -> None:
