@@ -177,7 +177,11 @@ class MetaClient:
         self._info = sessions.session_info(self.options.version, self.options.mountpoint, now_ns)
         expire = sessions.expiry(now_ns, self.options.heartbeat_s)
         self.sid = await self.write(sessions.new_session, expire, self._info)
-        self.had_company = any(each.sid != self.sid for each in await read(self.engine, sessions.all_sessions))
+        self.had_company = await self.has_company()
+
+    async def has_company(self) -> bool:
+        """Whether the volume has other sessions than this."""
+        return any(each.sid != self.sid for each in await read(self.engine, sessions.all_sessions))
 
     async def close_session(self) -> None:
         """Store what is pending and end the session; inodes that only it kept alive go.  Safe without a session."""

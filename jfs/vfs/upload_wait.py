@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from jfs.errors import ObjectMissing
-from jfs.meta import sessions
-from jfs.meta.run import read
 from jfs.object.retry import delay_after
 
 if TYPE_CHECKING:
@@ -52,7 +50,7 @@ class UploadWait:
     async def again(self, error: ObjectMissing) -> bool:
         """Wait a little before the next try; False: there is no point in one."""
         left = self._deadline - trio.current_time()
-        if self._attempt == 0 and (self._given_up.holds(error) or not await self._has_company()):
+        if self._attempt == 0 and (self._given_up.holds(error) or not await self._meta.has_company()):
             return False
         if left <= 0:
             self._given_up.add(error)
@@ -62,7 +60,3 @@ class UploadWait:
         await trio.sleep(min(delay_after(self._attempt), left))
         self._attempt += 1
         return True
-
-    async def _has_company(self) -> bool:
-        """Whether the volume has other clients than this."""
-        return any(session.sid != self._meta.sid for session in await read(self._meta.engine, sessions.all_sessions))
