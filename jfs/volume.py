@@ -233,15 +233,15 @@ def default_cache_dir() -> str:
 
 def warn_of_full_disks(options: "ChunkOptions") -> None:
     """A cache that finds its disk too full keeps nothing, and stages nothing once half of the wanted room is gone."""
+    from jfs.chunk.folders import free_of
+
     for folder in options.cache_dirs:
         if folder == "memory":
             continue
         try:
-            disk = os.statvfs(folder)
+            space, inodes = free_of(folder)
         except OSError:  # which the cache tells itself
             continue
-        space = disk.f_bavail / max(disk.f_blocks, 1)
-        inodes = disk.f_favail / disk.f_files if disk.f_files else 1.0
         if min(space, inodes) < options.free_space_ratio:
             log.warning(
                 "not enough space (%.0f%% free) or inodes (%.0f%% free) for caching in %s: --free-space-ratio wants %.0f%%",

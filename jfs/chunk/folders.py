@@ -23,6 +23,12 @@ def make_private(folder: str) -> None:
             os.mkdir(folder, 0o700)
 
 
+def free_of(folder: str) -> tuple[float, float]:
+    """The parts of the disk's space and of its inodes that are free; of a disk that counts no inodes all are.  Raises OSError."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail / max(disk.f_blocks, 1), disk.f_favail / disk.f_files if disk.f_files else 1.0
+
+
 def _raise(_path: str, error: OSError) -> None:
     raise error
 

@@ -18,7 +18,7 @@ import msgspec
 
 from jfs.chunk import checksum
 from jfs.chunk.cache_dir import LEFTOVER_AGE_S, CacheDir
-from jfs.chunk.folders import make_private, walk
+from jfs.chunk.folders import free_of, make_private, walk
 from jfs.chunk.layout import parse_name
 from jfs.errors import BadObject, StoreError
 from jfs.object.file import FileStore, publish
@@ -142,9 +142,7 @@ class StagingDir:
 
     def free_share(self) -> float:
         """The part of the disk's space or inodes that is free, whichever is less.  Raises OSError."""
-        disk = os.statvfs(self.cache.folder)
-        space = disk.f_bavail / max(disk.f_blocks, 1)
-        return min(space, disk.f_favail / disk.f_files) if disk.f_files else space
+        return min(free_of(self.cache.folder))
 
 
 def _load(path: str, size: int) -> bytes:
