@@ -81,6 +81,15 @@ def write_until_the_cut(mount: Mount, disk: Path, log: Path, seed: int) -> None:
         writer.kill()
 
 
+def fsync_before_the_cut(mount: Mount, disk: Path, descriptor: int) -> None:
+    """One fsync, the control file, the cut, and the end of the mount."""
+    os.fsync(descriptor)
+    (disk / "control").write_bytes(b"never synced" * 1000)
+    cut_power(disk)
+    mount.kill()
+    outcome(lambda: os.close(descriptor))
+
+
 def assert_nothing_is_lost(mount: Mount, log: Path) -> None:
     assert losses(mount.path / "work", log) == []
     states, _ = read_log(log)
@@ -167,11 +176,7 @@ def test_one_small_fsync_outlives_a_power_cut(tmp_path: Path, small_disk: Callab
     with volume.mounted(JFS, at=tmp_path / "mp", expect_log=CUT) as mount:
         descriptor = os.open(mount.path / "f", os.O_WRONLY | os.O_CREAT, 0o644)
         os.write(descriptor, b"precious" * 1000)
-        os.fsync(descriptor)
-        (disk / "control").write_bytes(b"never synced" * 1000)
-        cut_power(disk)
-        mount.kill()
-        outcome(lambda: os.close(descriptor))
+        fsync_before_the_cut(mount, disk, descriptor)
     restart(disk)
     assert_control_is_lost(disk)
     with volume.mounted(JFS, at=tmp_path / "mp", expect_log=CUT) as mount:
@@ -212,12 +217,7 @@ def test_fsync_covers_what_a_mount_wrote_that_died(
         (mount.path / "f").write_bytes(b"precious" * 10_000)
         mount.kill()
     with volume.mounted(JFS, *options, at=tmp_path / "mp", expect_log=CUT) as mount:
-        descriptor = os.open(mount.path / "f", os.O_RDWR)
-        os.fsync(descriptor)
-        (disk / "control").write_bytes(b"never synced" * 1000)
-        cut_power(disk)
-        mount.kill()
-        outcome(lambda: os.close(descriptor))
+        fsync_before_the_cut(mount, disk, os.open(mount.path / "f", os.O_RDWR))
     restart(disk)
     assert_control_is_lost(disk)
     with volume.mounted(JFS, *options, at=tmp_path / "mp", expect_log=CUT) as mount:

@@ -5,7 +5,7 @@ import os
 import socket
 import struct
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -177,15 +177,20 @@ async def test_failures_are_answers() -> None:
         assert [(await side.ask(Op.LOOKUP, b"x\0"))[0] for _ in range(3)] == [errno.ENOENT, errno.EIO, errno.EIO]
 
 
-async def test_one_that_waits_holds_up_nobody() -> None:
-    gate = trio.Event()
+def holding(gate: trio.Event) -> Callable[[Cred, int, bytes], Awaitable[bytes]]:
+    """A handler that answers with the name, for inode 2 once the gate is open."""
 
     async def wait(cred: Cred, ino: int, name: bytes) -> bytes:
         if ino == 2:
             await gate.wait()
         return name
 
-    async with serving({Op.LOOKUP: row("lookup", wait)}) as side:
+    return wait
+
+
+async def test_one_that_waits_holds_up_nobody() -> None:
+    gate = trio.Event()
+    async with serving({Op.LOOKUP: row("lookup", holding(gate))}) as side:
         held = [await side.send(Op.LOOKUP, b"held\0", ino=2) for _ in range(5)]
         for _ in range(20):
             assert await side.ask(Op.LOOKUP, b"free\0") == (0, b"free")
@@ -197,13 +202,7 @@ async def test_a_crowd_that_waits_holds_up_nobody_and_goes(monkeypatch: pytest.M
     """If nobody read on, nobody would hear that those who wait are being killed."""
     monkeypatch.setattr(session_module, "MOST_IDLE", 8)
     gate = trio.Event()
-
-    async def wait(cred: Cred, ino: int, name: bytes) -> bytes:
-        if ino == 2:
-            await gate.wait()
-        return name
-
-    async with serving({Op.LOOKUP: row("lookup", wait)}) as side:
+    async with serving({Op.LOOKUP: row("lookup", holding(gate))}) as side:
         held = [await side.send(Op.LOOKUP, b"held\0", ino=2) for _ in range(200)]
         assert await side.ask(Op.LOOKUP, b"free\0") == (0, b"free")
         gate.set()
