@@ -64,8 +64,8 @@ class Handle:
         self.flags = flags
         """Of open(2)."""
         # The kernel copies a direct write once and asks for up to a megabyte; a handle that also reads may be mapped
-        # shared, which direct I/O forbids.  With O_SYNC it shall not, so that
-        # a long write(2) takes one fsync, not one for each part.
+        # shared, which direct I/O forbids.  With O_SYNC it shall not, so that a long write(2) takes one fsync, not one
+        # for each part.
         self.direct_io = special is not None or (writable and not readable and not flags & os.O_DSYNC)
         self.keep_cache = False
         self.error_seq = 0 if file is None else file.writer.error_seq
