@@ -106,6 +106,7 @@ def with_cache(store: ObjectStore, folder: Path, **options: object) -> BlockStor
         uuid=UUID,
         cache_dirs=[str(folder)],
         cache_large_write=True,
+        free_space_ratio=0.0,
         **options,  # type: ignore[arg-type]
     )
     return BlockStore(store, chosen, DiskCache(chosen))

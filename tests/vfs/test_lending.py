@@ -45,7 +45,8 @@ async def lending(
 
 def cached(tmp_path: Path, level: str, **options: Any) -> tuple[DiskCache, dict[str, Any]]:
     """A disk cache, and the options that it was made with."""
-    chosen = {"cache_dirs": [str(tmp_path / "cache")], "uuid": "u", "verify_cache_checksum": level}
+    folder = {"cache_dirs": [str(tmp_path / "cache")], "free_space_ratio": 0.0}
+    chosen = {**folder, "uuid": "u", "verify_cache_checksum": level}
     return DiskCache(ChunkOptions(block_size=BLOCK, **options, **chosen)), chosen  # type: ignore[arg-type]
 
 
