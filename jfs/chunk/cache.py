@@ -123,6 +123,9 @@ class DiskCache:
             return None if fallback is None else fallback.get_now(key, size, offset, length)
         if offset + length > size:
             return None
+        waiting = holder.waiting.get(key)
+        if waiting is not None:
+            return waiting if length == size else waiting[offset : offset + length]
         if self._gone:
             self._drop_gone()
         path = holder.path(key)

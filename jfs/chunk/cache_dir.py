@@ -29,8 +29,8 @@ from jfs.chunk.options import ChunkOptions
 from jfs.chunk.stats import CacheCounts
 from jfs.object.file import publish
 
-WRITE_QUEUE: Final = 128 << 20
-"""Bytes of blocks that wait for their write."""
+WRITE_QUEUE: Final = 256 << 20
+"""Bytes of blocks that wait for their write, in all folders."""
 TEND_INTERVAL_S: Final = 1.0
 CLOSE_TIMEOUT_S: Final = 5.0
 EVICT_TO: Final = 0.95
@@ -94,7 +94,8 @@ class CacheDir:
         self._items = max(options.cache_items // share, 1) if options.cache_items > 0 else 0
         self._to_write: queue.Queue[tuple[str, bytes] | None] = queue.Queue()
         self._queued = 0
-        self._queued_keys: set[str] = set()
+        self.waiting: dict[str, bytes] = {}
+        """What will be written, and is read from memory until then."""
         self._queue_lock = threading.Lock()
         self._stop = threading.Event()
         self._threads = [
@@ -150,7 +151,7 @@ class CacheDir:
         return self._raw + key
 
     def holds(self, key: str) -> bool:
-        return self.usable and (not self._scanned or key in self.index)
+        return self.usable and (not self._scanned or key in self.index or key in self.waiting)
 
     def touch(self, key: str) -> None:
         """The block was used just now."""
@@ -158,6 +159,9 @@ class CacheDir:
 
     def get(self, key: str, size: int, offset: int, length: int) -> bytes | None:
         """A part of the block, verified as the options say; a block that fails is dropped."""
+        waiting = self.waiting.get(key)
+        if waiting is not None:
+            return waiting[offset : offset + length]
         start = time.perf_counter()
         try:
             data = checksum.read_part(self._raw + key, size, offset, length, self._options.verify_cache_checksum)
@@ -186,12 +190,12 @@ class CacheDir:
         if self._options.cache_eviction == "none" and self._over_limit(len(data) + BLOCK_OVERHEAD, 1):
             return
         with self._queue_lock:
-            if key in self._queued_keys:  # fetched again before it was written
+            if key in self.waiting:  # fetched twice at once
                 return
-            room = self._queued + len(data) <= WRITE_QUEUE
+            room = not self._queued or self._queued + len(data) <= WRITE_QUEUE // self._share
             if room:
                 self._queued += len(data)
-                self._queued_keys.add(key)
+                self.waiting[key] = data
         if room:
             self._to_write.put((key, data))
         else:
@@ -200,7 +204,10 @@ class CacheDir:
     def _write_loop(self) -> None:
         while (item := self._to_write.get()) is not None:
             try:
-                self._write(*item)
+                if self._waits(*item):
+                    self._write(*item)
+                    if not self._waits(*item):
+                        self.remove(item[0])
             except OSError as error:
                 self._counts.drops += 1
                 if error.errno in FULL:
@@ -210,9 +217,14 @@ class CacheDir:
             finally:
                 with self._queue_lock:
                     self._queued -= len(item[1])
-                    self._queued_keys.discard(item[0])
+                    if self._waits(*item):
+                        del self.waiting[item[0]]
                 self._to_write.task_done()
         self._to_write.task_done()
+
+    def _waits(self, key: str, data: bytes) -> bool:
+        """False once the block was removed, and perhaps another one of that key added."""
+        return self.waiting.get(key) is data
 
     def _write(self, key: str, data: bytes) -> None:
         if not self.usable or self._refuses():
@@ -261,6 +273,8 @@ class CacheDir:
         self.index.add(key, self._clock())
 
     def remove(self, key: str) -> None:
+        with self._queue_lock:
+            self.waiting.pop(key, None)
         self.index.discard(key)
         path = self._raw + key
         self._removed(path)

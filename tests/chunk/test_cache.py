@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import stat
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -420,6 +421,42 @@ def test_a_full_queue_drops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     folder.wait_written()
     assert len(folder) == 32
     folder.close()
+
+
+def test_what_waits_for_its_write_is_read_from_memory(cache: DiskCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else readers of a block just fetched fetch it again while the disk is busy."""
+    (folder,) = cache.dirs
+    eventually(lambda: folder._scanned)
+    writing, go = threading.Event(), threading.Event()
+    write = folder._write
+
+    def slowly(key: str, data: bytes) -> None:
+        writing.set()
+        assert go.wait(10)
+        write(key, data)
+
+    monkeypatch.setattr(folder, "_write", slowly)
+    keys = [key_of(number) for number in range(3)]
+    for key in keys:
+        cache.add(key, pattern(BLOCK))
+    assert writing.wait(10)
+    for key in keys:
+        assert cache.holds(key)
+        assert cache.get(key, BLOCK, 100, 10) == cache.get_now(key, BLOCK, 100, 10) == pattern(BLOCK)[100:110]
+        assert cache.get_now(key, BLOCK, 0, BLOCK) == pattern(BLOCK)
+        assert cache.get_now(key, BLOCK, 1, BLOCK) is None
+    for key in keys[:2]:  # one that is being written, and one that is not yet
+        cache.remove(key)
+        assert not cache.holds(key)
+    cache.add(keys[1], bytes(BLOCK))
+    assert cache.get_now(keys[1], BLOCK, 0, 10) == bytes(10)
+    go.set()
+    cache.wait_written()
+    assert not folder.waiting
+    assert not cache.holds(keys[0])
+    assert not os.path.exists(folder.path(keys[0]))
+    assert cache.get(keys[1], BLOCK, 0, BLOCK) == bytes(BLOCK)
+    assert cache.get(keys[2], BLOCK, 0, BLOCK) == pattern(BLOCK)
 
 
 def test_concurrent_write_of_one_block_is_left_to_the_other(tmp_path: Path) -> None:
