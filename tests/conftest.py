@@ -11,6 +11,7 @@ import trio
 from hypothesis import settings
 
 from tests.deadline import eventually, eventually_async
+from tests.leftovers import pytest_runtest_protocol
 from tests.s3server import S3Server, start_s3_server
 from tests.tikv.fixtures import new_address, pytest_runtest_makereport, restored_tikv_cluster, tikv_cluster
 
@@ -19,6 +20,7 @@ __all__ = [
     "eventually_async",
     "new_address",
     "pytest_runtest_makereport",
+    "pytest_runtest_protocol",
     "restored_tikv_cluster",
     "tikv_cluster",
 ]

@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import subprocess
-from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -118,34 +118,33 @@ def test_config_tells_what_the_peer_tells(tmp_path: Path, s3_server: S3Server) -
 
 
 @pytest.fixture
-def moved(shared: Volume, s3_server: S3Server) -> Generator[str, None, None]:
+def moved(shared: Volume, s3_server: S3Server) -> str:
     """Another bucket's URL."""
     url = s3_server.bucket_url(f"moved-{next(numbers)}")
-    store = open_store("s3", url, s3_server.options)
-    store.create()
-    yield url
-    store.close()
+    with closing(open_store("s3", url, s3_server.options)) as store:
+        store.create()
+    return url
 
 
 @pytest.mark.parametrize("client", [JFS, PEER], ids=lambda client: client.name)
 def test_a_mounts_own_bucket(shared: Volume, s3_server: S3Server, moved: str, client: Client) -> None:
     with shared.mounted(client, "--bucket", moved, "--storage-class", "STANDARD_IA") as mount:
         (mount.path / "f").write_bytes(b"x" * 100_000)
-    store = open_store("s3", moved, s3_server.options)
-    [block] = [info.key for info in store.list("shared/chunks/")]
+    with closing(open_store("s3", moved, s3_server.options)) as store:
+        [block] = [info.key for info in store.list("shared/chunks/")]
     assert block.endswith("_100000")
-    store.close()
 
 
 def test_a_volume_that_moves_while_it_is_mounted(shared: Volume, s3_server: S3Server, moved: str) -> None:
-    store = open_store("s3", moved, s3_server.options)
-    with shared.mounted(JFS, "--heartbeat", "1s") as mount:
+    with (
+        closing(open_store("s3", moved, s3_server.options)) as store,
+        shared.mounted(JFS, "--heartbeat", "1s") as mount,
+    ):
         (mount.path / "before").write_bytes(b"x" * 1000)
         PEER.run("config", shared.url, "--bucket", moved, "--yes")
         eventually(lambda: "moved-" in mount.log.read_text(), 20, "the mount has seen the new bucket")
         (mount.path / "after").write_bytes(b"y" * 2000)
         assert [info.key.rpartition("_")[2] for info in store.list("shared/chunks/")] == ["2000"]
-    store.close()
 
 
 def test_secrets_are_in_no_log(shared: Volume, s3_server: S3Server) -> None:
