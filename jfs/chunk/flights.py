@@ -7,7 +7,8 @@ import trio
 from jfs.errors import StoreError
 from jfs.object.store import Buffer
 
-FlightKey = tuple[str, int, int]
+FlightKey = tuple[str, int, int, bytes]
+"""Object, offset, length, and the fingerprint to hold the bytes against."""
 
 
 class _Flight:

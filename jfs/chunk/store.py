@@ -274,7 +274,7 @@ class BlockStore:
             async def fetch() -> Buffer:
                 return await trio.to_thread.run_sync(self._fetch_range, key, inside, length, limiter=self._downloads)
 
-            return await self._flights.run((key, inside, length), fetch)
+            return await self._flights.run((key, inside, length, b""), fetch)
         block = await self._load(key, size, wanted)
         return block if length == size else block[inside : inside + length]
 
@@ -315,7 +315,7 @@ class BlockStore:
                     return block
             return await trio.to_thread.run_sync(self._fetch_block, key, size, wanted, limiter=self._downloads)
 
-        return await self._flights.run((key, 0, size), fetch)
+        return await self._flights.run((key, 0, size, wanted), fetch)
 
     async def _fetch_on_loop(self, key: str, size: int, wanted: bytes) -> Buffer | None:
         """A small block that is stored as it is; None: a thread shall fetch it, which knows what to do about faults."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from jfs.chunk.cache import DiskCache
 from jfs.chunk.fingerprint import fingerprint_of
@@ -79,6 +80,41 @@ async def test_no_read_gives_wrong_bytes(store: ObjectStore, compression: str, c
     assert await other.read(1, len(DATA), 0, BLOCK) == wrong  # not asked to check
     await blocks.close()
     await other.close()
+
+
+@pytest.mark.logs(WRONG)
+async def test_who_wants_a_check_joins_no_fetch_without_one() -> None:
+    """The volume's fingerprints were turned on meanwhile: what one reader knows of the slice the other does not."""
+
+    class Slow(MemoryStore):
+        def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+            data = super().get(key, offset, length)
+            trio.from_thread.run_sync(asked.set)
+            trio.from_thread.run(go.wait)
+            return data
+
+    asked, go = trio.Event(), trio.Event()
+    store = Slow()
+    blocks = BlockStore(store, ChunkOptions(block_size=BLOCK))
+    mark = await put(blocks)
+    go.set()
+    good = await trio.to_thread.run_sync(flip, store, key_of(0))
+    asked, go = trio.Event(), trio.Event()
+
+    async def unchecked() -> None:
+        assert await blocks.read(1, len(DATA), 0, BLOCK) != good
+
+    async def checked() -> None:
+        with pytest.raises(BadObject, match=WRONG):
+            await blocks.read(1, len(DATA), 0, BLOCK, mark)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(unchecked)
+        await asked.wait()
+        nursery.start_soon(checked)
+        await trio.testing.wait_all_tasks_blocked()
+        go.set()
+    await blocks.close()
 
 
 @pytest.mark.logs(WRONG)
