@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,11 @@ def read_rate(mount: Mount, name: str, data: bytes) -> float:
     return len(data) / (time.monotonic() - start)
 
 
+def exceeds(least: float, rate: Callable[[Mount, str, bytes], float], mount: Mount, name: str, data: bytes) -> bool:
+    """A limit holds each time; what is not limited may be slow once in a while, on a machine with other work."""
+    return any(rate(mount, name, data) > least for _ in range(10))
+
+
 @pytest.mark.parametrize("storage", ["file", "s3"])
 def test_the_options_of_a_mount(request: pytest.FixtureRequest, tmp_path: Path, storage: str) -> None:
     place: tuple[str, ...] = ()
@@ -47,10 +53,10 @@ def test_the_options_of_a_mount(request: pytest.FixtureRequest, tmp_path: Path, 
     cache = ("--cache-dir", "memory") if storage == "s3" else ()
     with volume.mounted(JFS, *cache, "--upload-limit", str(LIMIT_MBPS)) as mount:
         assert write_rate(mount, "f", data) <= most
-        assert read_rate(mount, "f", data) > 2 * most
+        assert exceeds(2 * most, read_rate, mount, "f", data)
     with volume.mounted(JFS, *cache, "--download-limit", str(LIMIT_MBPS)) as mount:
         assert read_rate(mount, "f", data) <= most
-        assert write_rate(mount, "g", data) > 2 * most
+        assert exceeds(2 * most, write_rate, mount, "g", data)
 
 
 def test_the_settings_change_under_a_mount(tmp_path: Path) -> None:
@@ -61,16 +67,16 @@ def test_the_settings_change_under_a_mount(tmp_path: Path) -> None:
         volume.mounted(JFS, "--heartbeat", "1") as mount,
         volume.mounted(JFS, "--heartbeat", "1", "--upload-limit", "0", at=tmp_path / "free") as free,
     ):
-        assert write_rate(mount, "f", data) > 2 * most
+        assert exceeds(2 * most, write_rate, mount, "f", data)
         changed = JFS.run("config", volume.url, "--upload-limit", str(LIMIT_MBPS), "--download-limit", "1G")
         assert changed.stdout == "upload-limit: 0.0 Mbps -> 32.0 Mbps\ndownload-limit: 0.0 Mbps -> 1.0 Gbps\n"
         for each in (mount, free):
             eventually(lambda each=each: "found new configuration" in each.log.read_text())  # type: ignore[misc]
         assert write_rate(mount, "g", data) <= most
-        assert write_rate(free, "h", data) > 2 * most, "the mount's own option wins"
+        assert exceeds(2 * most, write_rate, free, "h", data), "the mount's own option wins"
         JFS.run("config", volume.url, "--upload-limit", "0")
         eventually(lambda: mount.log.read_text().count("found new configuration") == 2)
-        assert write_rate(mount, "i", data) > 2 * most
+        assert exceeds(2 * most, write_rate, mount, "i", data)
 
 
 def test_an_unmount_does_not_wait_for_read_ahead(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ async def _follow(database: str, folder: Path) -> None:
         if number % 10 == 0:
             await engine.checkpoint()
             await client.getattr(ino)
-    assert asked <= ROUNDS * 2 * 3 + 100, "one for each kind of read and change; a few for what the peer does by itself"
+    # one for each kind of read and change, and some for what the peer does by itself: without a memory they are five times as many
+    assert asked <= ROUNDS * 2 * 3 * 2
     path.unlink()
     await fails(errno.ENOENT, client.lookup(ROOT, ROOT_INO, b"file"))
     await fails(errno.ENOENT, client.getattr(ino))

@@ -13,6 +13,8 @@ from tests.interop.conftest import both_mounted
 from tests.mounts import JFS, PEER, Client, Volume, format_volume
 
 BRISK = ("--heartbeat", "1s")
+LATE = "had been ended as stale by another client"
+"""What a mount says that stood still for five seconds, as any may on a busy machine; it goes on."""
 
 
 def change(volume: Volume, statement: str) -> None:
@@ -60,17 +62,18 @@ def assert_nothing_left(volume: Volume) -> None:
 def test_a_dead_mounts_files_go(tmp_path: Path, dying: Client) -> None:
     volume = format_volume(PEER, tmp_path, "vol", "--trash-days", "0")
     living = PEER if dying is JFS else JFS
-    with volume.mounted(living, *BRISK):
+    with volume.mounted(living, *BRISK, expect_log=[LATE]):
         sid = dies_with_an_open_file(volume, dying)
         eventually(lambda: sid not in expiries(volume), 40, "the dead session is ended")
-        eventually(lambda: not volume.objects, 10, "its file is removed")
+        eventually(lambda: not volume.objects, 30, "its file is removed")
     assert_nothing_left(volume)
 
 
 def test_both_respect_that_a_job_was_done(tmp_path: Path) -> None:
     volume = format_volume(JFS, tmp_path, "vol", "--trash-days", "0")
     change(volume, f"insert or replace into jfs_counter values ('lastCleanupSessions', {int(time.time()) + 1000})")
-    with both_mounted(volume, *BRISK):
+    with both_mounted(volume, *BRISK) as (ours, _):
+        ours.expect_log(LATE)
         sid = dies_with_an_open_file(volume, JFS)
         alive = set(expiries(volume)) - {sid}
         assert len(alive) == 2
@@ -82,13 +85,13 @@ def test_both_respect_that_a_job_was_done(tmp_path: Path) -> None:
         assert sid in expiries(volume)
         change(volume, "update jfs_counter set value = 0 where name = 'lastCleanupSessions'")
         eventually(lambda: sid not in expiries(volume), 30, "the dead session is ended")
-        eventually(lambda: not volume.objects, 10, "its file is removed")
+        eventually(lambda: not volume.objects, 30, "its file is removed")
     assert_nothing_left(volume)
 
 
 def test_a_mount_without_background_jobs_leaves_them_to_others(tmp_path: Path) -> None:
     volume = format_volume(JFS, tmp_path, "vol", "--trash-days", "0")
-    with volume.mounted(JFS, *BRISK, "--no-bgjob"):
+    with volume.mounted(JFS, *BRISK, "--no-bgjob", expect_log=[LATE]):
         sid = dies_with_an_open_file(volume, JFS)
         (alive,) = set(expiries(volume)) - {sid}
         eventually(lambda: expiries(volume)[sid] < time.time(), 30, "the dead session lapses")
