@@ -33,6 +33,8 @@ class Cable:
         self.near, self.far = (f"10.213.{number // 64}.{number % 64 * 4 + last}" for last in (1, 2))
 
     def __enter__(self) -> Self:
+        with contextlib.suppress(subprocess.CalledProcessError):  # of a run that was killed and had this number
+            ip("netns", "delete", self.namespace)
         ip("netns", "add", self.namespace)
         ip("link", "add", self.near_end, "type", "veth", "peer", "name", self.far_end, "netns", self.namespace)
         ip("address", "add", f"{self.near}/30", "dev", self.near_end)

@@ -54,6 +54,13 @@ def test_a_lost_tail_is_seen(left: tuple[Path, Path]) -> None:
     ]
 
 
+def test_a_line_that_was_cut_off_is_none(left: tuple[Path, Path]) -> None:
+    """The kernel may end a write(2) of a process that is being killed between two pages."""
+    with left[1].open("ab") as log:
+        log.write(b'{"who": 0, "number": 10000, "op": "unlink", "na')
+    assert losses(*left) == []
+
+
 def test_a_file_come_back_is_seen(left: tuple[Path, Path]) -> None:
     (left[0] / "0/ghost").touch()
     assert losses(*left) == ["0/ghost should be gone"]

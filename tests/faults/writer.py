@@ -150,11 +150,16 @@ def work(root: Path, log: Path, who: int, seed: int, *, sync: bool) -> None:
         state.apply(step)
 
 
+def whole_lines(log: Path) -> list[bytes]:
+    """A writer may be killed in the middle of its last one."""
+    return log.read_bytes().split(b"\n")[:-1]
+
+
 def read_log(log: Path) -> tuple[dict[int, Expected], dict[int, Step]]:
     """By thread: what its finished steps add up to, and the step that was under way."""
     states = {who: Expected() for who in range(THREADS)}
     under_way: dict[int, Step] = {}
-    for line in log.read_bytes().splitlines():
+    for line in whole_lines(log):
         step = json.loads(line)
         if step["when"] == "begin":
             under_way[step["who"]] = step
@@ -209,19 +214,19 @@ def _unsure_losses(root: Path, step: Step, state: Expected) -> list[str]:
 
 def acknowledged(log: Path) -> int:
     """How many steps were done."""
-    return log.read_bytes().count(b'"when": "done"') if log.exists() else 0
+    return sum(b'"when": "done"' in line for line in whole_lines(log)) if log.exists() else 0
 
 
 def failures(log: Path) -> list[Step]:
     """The steps that the file system refused."""
-    steps = (json.loads(line) for line in log.read_bytes().splitlines() if b'"when": "failed"' in line)
+    steps = (json.loads(line) for line in whole_lines(log) if b'"when": "failed"' in line)
     return [step for step in steps if "not connected" not in step["error"]]
 
 
 def back_at_work(log: Path, since_s: float) -> dict[int, float]:
     """By thread: when it finished its first step after a moment of this machine's monotonic clock, in seconds since then."""
     found: dict[int, float] = {}
-    for line in log.read_bytes().splitlines():
+    for line in whole_lines(log):
         step = json.loads(line)
         if step["when"] == "done" and step["at_s"] >= since_s:
             found.setdefault(step["who"], step["at_s"] - since_s)
