@@ -284,7 +284,7 @@ async def test_a_store_that_is_away_keeps_blocks_staged(mounted: Mounted) -> Non
         await eventually_async(lambda: blocks.staging is not None and blocks.staging.counts.errors > 20)
         assert len(mounted.staged) == 10
         mounted.store.away = False
-        await eventually_async(lambda: not mounted.staged, 5)
+        await eventually_async(lambda: not mounted.staged, 30)
     assert len(mounted.store.keys) == 10
 
 

@@ -39,7 +39,7 @@ def test_a_killed_mount_leaves_no_error(volume: Volume) -> None:
     with volume.mounted(JFS) as mount:
         for number in range(50):
             (mount.path / f"d/{number}").write_bytes(b"x")
-        eventually(lambda: len(list((mount.path / "d").iterdir())) >= 52, 5)
+        eventually(lambda: len(list((mount.path / "d").iterdir())) >= 52, 30)
         mount.kill()
     assert "<ERROR>" not in said(volume)
     PEER.run("fsck", volume.url)

@@ -112,7 +112,7 @@ def test_a_background_mount_has_the_warnings_in_its_log(volume: Volume, tmp_path
         assert log.count("<WARNING>: not enough space") == 1
     finally:
         JFS.run("umount", tmp_path / "m")
-    eventually(lambda: "exit successfully" in (tmp_path / "log").read_text(), 20, "the mount ended")
+    eventually(lambda: "exit successfully" in (tmp_path / "log").read_text(), 60, "the mount ended")
 
 
 @pytest.mark.parametrize(
@@ -149,4 +149,4 @@ def test_a_mount_point_may_be_a_symlink(volume: Volume, tmp_path: Path) -> None:
     assert is_mounted(tmp_path / "m")
     JFS.run("umount", tmp_path / "link")
     assert not is_mounted(tmp_path / "m")
-    eventually(lambda: "exit successfully" in (tmp_path / "log").read_text(), 20, "the mount ended")
+    eventually(lambda: "exit successfully" in (tmp_path / "log").read_text(), 60, "the mount ended")

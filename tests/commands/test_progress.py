@@ -29,7 +29,7 @@ def on_terminal(log: Path, *words: str, **env: str) -> bytes:
         pass
     finally:
         os.close(ours)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     return shown
 
 

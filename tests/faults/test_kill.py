@@ -65,7 +65,7 @@ def a_round(volume: Volume, number: int, log: Path, cache: Path) -> int:
         assert losses(mount.path / f"{number}", log) == []
         if lazy:
             JFS.run("umount", "--flush", mount.path)
-            assert mount.process.wait(30) == 0
+            assert mount.process.wait(60) == 0
     JFS.run("fsck", volume.url)
     return acknowledged(log)
 
@@ -89,7 +89,7 @@ def test_stale_mount_point_is_replaced(tmp_path: Path) -> None:
     with volume.mounted(JFS) as mount:
         (mount.path / "f").write_text("kept")
         mount.kill()
-        eventually(lambda: not is_ready(mount.path), 5, "the mount to be dead")
+        eventually(lambda: not is_ready(mount.path), 30, "the mount to be dead")
         with volume.mounted(JFS, expect_log=[DEAD]) as again:
             assert again.path == mount.path
             assert (again.path / "f").read_text() == "kept"
@@ -149,7 +149,7 @@ def test_signals_unmount_cleanly(tmp_path: Path, number: int) -> None:
         file = (mount.path / "f").open("wb", buffering=0)
         file.write(b"never flushed" * 100_000)
         os.kill(mount.process.pid, number)
-        assert mount.process.wait(20) == 0
+        assert mount.process.wait(60) == 0
         assert not is_mounted(mount.path)
         with pytest.raises(OSError):
             file.write(b"x")
@@ -175,7 +175,7 @@ def test_plain_umount_says_busy(tmp_path: Path) -> None:
 def database_held(database: Path, seconds: float) -> Generator[None, None, None]:
     """Another process has the database for itself for a while."""
     program = (
-        "import sqlite3, sys, threading; d = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=20);"
+        "import sqlite3, sys, threading; d = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60);"
         "d.execute('begin immediate'); print('held', flush=True); threading.Event().wait(float(sys.argv[2]));"
         "d.execute('commit')"
     )
@@ -184,7 +184,7 @@ def database_held(database: Path, seconds: float) -> Generator[None, None, None]
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
         yield
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_database_busy_for_a_while_is_only_slow(tmp_path: Path) -> None:

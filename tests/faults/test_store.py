@@ -217,8 +217,8 @@ def test_damaged_cached_block_is_fetched_again(tmp_path: Path) -> None:
         (mount.path / "f").write_bytes(data)
         drop_caches()
         assert (mount.path / "f").read_bytes() == data
-        (block,) = eventually(lambda: list(cache.rglob("raw/chunks/*/*/*_0_*")), 10, "the block in the cache")
-        eventually(lambda: block.stat().st_size > 3 * MIB, 10, "the whole block in the cache")
+        (block,) = eventually(lambda: list(cache.rglob("raw/chunks/*/*/*_0_*")), 30, "the block in the cache")
+        eventually(lambda: block.stat().st_size > 3 * MIB, 30, "the whole block in the cache")
     flip(block, 1_000_000)
     with volume.mounted(JFS, "--cache-dir", str(cache), expect_log=[block.name]) as mount:
         assert (mount.path / "f").read_bytes() == data

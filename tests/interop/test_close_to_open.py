@@ -58,7 +58,7 @@ def assert_reads(path: Path, known: bytes, when: str) -> None:
     wanted = bytes(known), len(known)
     seen = read_whole(path)
     if seen != wanted and is_peers(path):
-        eventually(lambda: read_whole(path) == wanted, 3, f"{path} to read as it was closed, {when}")
+        eventually(lambda: read_whole(path) == wanted, 20, f"{path} to read as it was closed, {when}")
         return
     assert seen == wanted, when
 

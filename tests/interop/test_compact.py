@@ -59,7 +59,7 @@ def test_either_command_on_either_mount(tmp_path: Path, commander: Client, serve
 
 
 def eventually_objects(volume: Volume, count: int) -> None:
-    eventually(lambda: slice_objects(volume) == count, 10, f"{count} objects")
+    eventually(lambda: slice_objects(volume) == count, 30, f"{count} objects")
 
 
 def gaps(path: Path) -> bytes:

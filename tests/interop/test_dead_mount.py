@@ -30,7 +30,7 @@ def test_what_a_dead_mount_held_goes(tmp_path: Path, tikv_cluster: Cluster, dyin
             descriptor = os.open(doomed.path / "f", os.O_WRONLY | os.O_CREAT)
             os.write(descriptor, bytes(3 << 20))
             os.fsync(descriptor)
-            eventually((other.path / "f").exists, 5, "the file to be seen")
+            eventually((other.path / "f").exists, 30, "the file to be seen")
             os.unlink(doomed.path / "f")
             assert len(sessions(volume)) == 2
             assert len(volume.objects) == 2

@@ -296,7 +296,7 @@ def test_a_file_made_elsewhere_is_opened_only_by_those_who_may(tmp_path: Path) -
         room, other = here.path / "d", there.path / "d"
         room.mkdir()
         room.chmod(0o777)
-        eventually(other.exists, 5, "the directory to be seen")
+        eventually(other.exists, 30, "the directory to be seen")
         for name in ("private", "shared", "link", "directory"):
             assert not (other / name).exists()
         (room / "private").write_text("private")

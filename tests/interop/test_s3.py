@@ -72,7 +72,7 @@ def test_side_by_side(shared: Volume) -> None:
         for number, (writer, reader) in enumerate([(ours, theirs), (theirs, ours)] * 3):
             data = os.urandom(5_000_000 + number)
             (writer.path / f"f{number}").write_bytes(data)
-            eventually(lambda reader=reader, number=number: (reader.path / f"f{number}").exists(), 10)
+            eventually(lambda reader=reader, number=number: (reader.path / f"f{number}").exists(), 30)
             assert (reader.path / f"f{number}").read_bytes() == data
     assert_clean(shared)
 
@@ -142,7 +142,7 @@ def test_a_volume_that_moves_while_it_is_mounted(shared: Volume, s3_server: S3Se
     ):
         (mount.path / "before").write_bytes(b"x" * 1000)
         PEER.run("config", shared.url, "--bucket", moved, "--yes")
-        eventually(lambda: "moved-" in mount.log.read_text(), 20, "the mount has seen the new bucket")
+        eventually(lambda: "moved-" in mount.log.read_text(), 60, "the mount has seen the new bucket")
         (mount.path / "after").write_bytes(b"y" * 2000)
         assert [info.key.rpartition("_")[2] for info in store.list("shared/chunks/")] == ["2000"]
 

@@ -39,6 +39,14 @@ def gone(path: Path) -> Callable[[], bool]:
     return lambda: not os.path.lexists(path)
 
 
+def assert_reads(path: Path, data: bytes) -> None:
+    """At the first look; the peer soon after: its kernel hears of others' changes beside the open, not before its end."""
+    if "juicefs" in path.parent.name:
+        eventually(lambda: path.read_bytes() == data, 15, f"{path} to read as it was written")
+    else:
+        assert path.read_bytes() == data
+
+
 def test_files_are_read_as_written(hands: tuple[Path, Path]) -> None:
     here, there = hands
     data = random.Random(3).randbytes(13 * MIB + 5)
@@ -48,10 +56,10 @@ def test_files_are_read_as_written(hands: tuple[Path, Path]) -> None:
         file.seek(5 * MIB)
         file.write(b"patched there")
     expected = data[: 5 * MIB] + b"patched there" + data[5 * MIB + 13 :]
-    assert (here / "big").read_bytes() == expected
+    assert_reads(here / "big", expected)
     os.truncate(here / "big", 6 * MIB)
-    eventually(lambda: (there / "big").stat().st_size == 6 * MIB, 5, "the new size")
-    assert (there / "big").read_bytes() == expected[: 6 * MIB]
+    eventually(lambda: (there / "big").stat().st_size == 6 * MIB, 15, "the new size")
+    assert_reads(there / "big", expected[: 6 * MIB])
     with (here / "hole").open("wb") as file:
         file.truncate(100 * MIB)
         file.seek(99 * MIB)
@@ -69,7 +77,7 @@ def test_fsync_is_enough_to_be_seen(hands: tuple[Path, Path]) -> None:
         assert (there / "open").read_bytes() == b"seen"
         file.write(b" more")
         os.fsync(file.fileno())
-        assert (there / "open").read_bytes() == b"seen more"
+        assert_reads(there / "open", b"seen more")
 
 
 def test_names_follow(hands: tuple[Path, Path]) -> None:
@@ -83,15 +91,15 @@ def test_names_follow(hands: tuple[Path, Path]) -> None:
     assert (there / "d/e/hard").stat().st_nlink == 2
     assert os.getxattr(there / "d/f", "user.k") == b"v"
     os.rename(there / "d", there / "moved")
-    eventually(gone(here / "d"), 5, "the old name to go")
+    eventually(gone(here / "d"), 15, "the old name to go")
     assert (here / "moved/e/hard").read_text() == "f"
     os.unlink(here / "moved/f")
-    eventually(gone(there / "moved/f"), 5, "the removed name to go")
+    eventually(gone(there / "moved/f"), 15, "the removed name to go")
     os.rename(there / "moved/e/hard", there / "moved/over")
     (here / "moved/other").write_text("other")
     os.replace(here / "moved/other", here / "moved/over")
-    eventually(lambda: (there / "moved/over").read_text() == "other", 5, "the replaced file")
-    eventually(lambda: sorted(os.listdir(there / "moved")) == ["e", "over"], 5, "the listing")
+    eventually(lambda: (there / "moved/over").read_text() == "other", 15, "the replaced file")
+    eventually(lambda: sorted(os.listdir(there / "moved")) == ["e", "over"], 15, "the listing")
 
 
 def test_file_unlinked_elsewhere_stays_readable(hands: tuple[Path, Path]) -> None:
@@ -101,7 +109,7 @@ def test_file_unlinked_elsewhere_stays_readable(hands: tuple[Path, Path]) -> Non
     with (there / "f").open("rb") as file:
         os.unlink(here / "f")
         assert file.read() == b"still here" * 1000
-    eventually(gone(there / "f"), 5, "the name to go")
+    eventually(gone(there / "f"), 15, "the name to go")
 
 
 def test_trash_is_common(hands: tuple[Path, Path]) -> None:
@@ -111,10 +119,10 @@ def test_trash_is_common(hands: tuple[Path, Path]) -> None:
     inode, parent = (here / "d/f").stat().st_ino, (here / "d").stat().st_ino
     os.unlink(here / "d/f")
     name = f"{parent}-{inode}-f"
-    kept = eventually(lambda: list((there / ".trash").glob(f"*/{name}")), 5, "the file in the trash")
+    kept = eventually(lambda: list((there / ".trash").glob(f"*/{name}")), 15, "the file in the trash")
     assert kept[0].read_text() == "precious"
     os.rename(kept[0], there / "d/back")
-    eventually((here / "d/back").exists, 5, "the file to be back")
+    eventually((here / "d/back").exists, 15, "the file to be back")
     assert (here / "d/back").read_text() == "precious"
 
 
@@ -136,7 +144,7 @@ def test_both_write_at_once(mounts: tuple[Mount, Mount], volume: Volume) -> None
             failures.append(error)
 
     (mounts[0].path / "common").mkdir()
-    eventually((mounts[1].path / "common").exists, 5, "the common directory")
+    eventually((mounts[1].path / "common").exists, 15, "the common directory")
     threads = [threading.Thread(target=work, args=(mount.path, mount.client.name)) for mount in mounts]
     for thread in threads:
         thread.start()
@@ -147,7 +155,7 @@ def test_both_write_at_once(mounts: tuple[Mount, Mount], volume: Volume) -> None
     def content(root: Path) -> dict[str, bytes]:
         return {str(path.relative_to(root)): path.read_bytes() for path in root.glob("[cj]*/*")}
 
-    eventually(lambda: content(mounts[0].path) == content(mounts[1].path), 10, "both to show the same")
+    eventually(lambda: content(mounts[0].path) == content(mounts[1].path), 15, "both to show the same")
     assert len(content(mounts[0].path)) == 2 * (120 + 120 - 24)
     inodes = [path.stat().st_ino for path in mounts[0].path.glob("[cj]*/*")]
     assert len(inodes) == len(set(inodes))
@@ -158,7 +166,7 @@ def test_a_name_that_went_to_the_trash_elsewhere(mounts: tuple[Mount, Mount]) ->
     here, there = (mount.path for mount in mounts)
     for name in ("written", "cut"):
         (here / name).write_text("old")
-        eventually((there / name).exists, 5, "the file")
+        eventually((there / name).exists, 15, "the file")
         (here / name).stat()
         os.unlink(there / name)
         if name == "written":

@@ -207,7 +207,7 @@ async def test_a_crowd_that_waits_holds_up_nobody_and_goes(monkeypatch: pytest.M
         assert await side.ask(Op.LOOKUP, b"free\0") == (0, b"free")
         gate.set()
         assert {(await side.answer())[0] for _ in held} == set(held)
-        await eventually_async(lambda: side.session._workers <= 8 + 2, 5, "most workers to end")
+        await eventually_async(lambda: side.session._workers <= 8 + 2, 30, "most workers to end")
         assert len(side.session._buffers) <= 8 + 2
         assert await side.ask(Op.LOOKUP, b"free\0") == (0, b"free")
 
@@ -225,7 +225,7 @@ async def test_memory_bounds_what_waits(monkeypatch: pytest.MonkeyPatch) -> None
 
     async with serving({Op.LOOKUP: row("lookup", wait)}) as side:
         held = [await side.send(Op.LOOKUP, bytes(1000)) for _ in range(20)]
-        await eventually_async(lambda: began == 5, 5, "some to begin")
+        await eventually_async(lambda: began == 5, 30, "some to begin")
         await trio.testing.wait_all_tasks_blocked()
         assert began == 5
         gate.set()
@@ -259,7 +259,7 @@ async def test_only_the_dying_are_let_go(monkeypatch: pytest.MonkeyPatch, *, dyi
             assert (await side.ask(Op.RMDIR, b"y\0"))[0] == 0, "the late reply is not sent"
         else:
             if not gives_handle:
-                await eventually_async(lambda: len(looked) > 2, 5, "the process to be looked at")
+                await eventually_async(lambda: len(looked) > 2, 30, "the process to be looked at")
             gate.set()
             assert await side.answer() == (unique, 0, b"done")
     assert set(looked) == (set() if gives_handle else {7})
