@@ -127,7 +127,7 @@ async def test_a_block_fetched_ahead_is_checked(store: ObjectStore) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(blocks.run)
         blocks.prefetch(1, len(DATA), 0, mark)
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while not blocks.stats.fingerprints_wrong:
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()

@@ -235,13 +235,13 @@ async def test_files_that_cannot_be_removed_do_not_keep_a_job_busy(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(empty)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             assert await jobs.find_deleted_files(client, client.now_s()) == 2
         nursery.cancel_scope.cancel()
 
 
 async def test_each_job_of_the_hour_has_a_limit(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "JOB_LIMIT_S", 0.05)
+    monkeypatch.setattr(jobs, "JOB_LIMIT_S", 1.0)  # the other jobs need a part of it, on any machine
     clock = Clock()
     client = await new_volume(engine, clock, trash_days=1)
     await make_file(client, b"f")

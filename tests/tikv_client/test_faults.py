@@ -22,7 +22,7 @@ PD_KINDS = ["drop_before", "drop_after", "refuse"]
 
 async def everything(client: Client, name: bytes) -> None:
     """Each kind of read, after a write."""
-    with trio.fail_after(15):
+    with trio.fail_after(30):
         while True:
             try:
                 await put(client, Mutation(Op.PUT, name, b"v"))
@@ -119,7 +119,7 @@ async def test_a_fault_that_stays_is_an_error_in_time(tikv_cluster: Cluster, kin
     async with connected(tikv_cluster, patience_s=0.5) as client:
         await client.timestamp()
         tikv_cluster.control.fault("get", kind)
-        with trio.fail_after(5), pytest.raises(Unavailable):
+        with trio.fail_after(30), pytest.raises(Unavailable):
             await client.snapshot().get(b"stays")
         tikv_cluster.control.clear_faults()
         assert await client.snapshot().get(b"stays") is None
@@ -137,7 +137,7 @@ async def test_a_connection_that_is_closed_at_once(tikv_cluster: Cluster) -> Non
 
 async def test_nobody_there() -> None:
     client = Client([f"127.0.0.1:{free_ports(1)[0]}"], patience_s=0.3)
-    with trio.fail_after(5), pytest.raises(Unavailable, match="cannot connect"):
+    with trio.fail_after(30), pytest.raises(Unavailable, match="cannot connect"):
         await client.timestamp()
 
 
@@ -152,7 +152,7 @@ async def test_many_do_not_wait_for_a_silent_server_in_turn(
             with pytest.raises(Unavailable):
                 await client.timestamp()
 
-        with trio.fail_after(4):
+        with trio.fail_after(10):  # in turn, they would take 15
             async with trio.open_nursery() as nursery:
                 for _ in range(50):
                     nursery.start_soon(ask)

@@ -70,7 +70,7 @@ async def test_a_reader_does_not_wait_for_a_live_lock(tikv_cluster: Cluster, how
     async with connected(tikv_cluster) as client, connected(tikv_cluster) as owner:
         await put(client, Mutation(Op.PUT, one, b"old"), Mutation(Op.PUT, two, b"old"))
         start = await prewrite(owner, [Mutation(Op.PUT, one, b"new"), Mutation(Op.PUT, two, b"new")], ttl_ms=LONG_MS)
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             assert await read(client, how, two) == b"old"
             assert await read(client, how, one) == b"old"
         await commit_key(owner, one, start)
@@ -203,7 +203,7 @@ async def test_an_asynchronous_commit_without_all_of_its_locks_is_undone(tikv_cl
 async def test_a_writer_keeps_an_asynchronous_commit_too(tikv_cluster: Cluster) -> None:
     async with connected(tikv_cluster) as client:
         await prewrite(client, puts(acw_a=b"new", acw_b=b"new"), ttl_ms=SHORT_MS, secondaries=[b"acw_b"])
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while True:
                 try:
                     await put(client, *puts(acw_b=b"later"))
@@ -275,7 +275,7 @@ async def test_a_store_that_is_away_ends_the_search_for_old_locks(tikv_cluster: 
     async with connected(tikv_cluster, patience_s=0.3) as client:
         now = await client.timestamp()
         fault = tikv_cluster.control.fault("scan_lock", "server_is_busy")
-        with trio.fail_after(5), pytest.raises(Unavailable):
+        with trio.fail_after(30), pytest.raises(Unavailable):
             await client.locks.clear(now)
         tikv_cluster.control.clear_faults(fault)
 

@@ -56,7 +56,7 @@ async def test_many_regions(tmp_path: Path) -> None:
             assert await now.batch_get([*keys, b"4/none"]) == {key: key[::-1] for key in keys}
             assert await now.scan(b"", b"") == sorted((key, key[::-1]) for key in keys)
             assert await now.scan(b"3", b"7", 70) == sorted((key, key[::-1]) for key in keys if b"3" <= key < b"7")[:70]
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 while cluster.control.stats()["locks"]:
                     await trio.sleep(0.01)
 

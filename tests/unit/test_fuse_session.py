@@ -64,7 +64,7 @@ class Kernel:
 
     async def answer(self) -> tuple[int, int, bytes]:
         """(unique number, errno, body)"""
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await trio.lowlevel.wait_readable(self.end)
         packet = self.end.recv(2 << 20)
         length, error, unique = OUT_HEADER.unpack_from(packet)

@@ -28,7 +28,7 @@ async def test_one_after_the_other_in_order() -> None:
 async def test_others_do_not_wait() -> None:
     locks = InodeLocks()
     async with locks.hold(7):
-        with trio.fail_after(1):
+        with trio.fail_after(30):
             async with locks.hold(8):
                 pass
 
@@ -41,7 +41,7 @@ async def test_two_pairs_cannot_wait_for_each_other() -> None:
             async with locks.hold(first, second):
                 await trio.lowlevel.checkpoint()
 
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(change, 1, 2)
             nursery.start_soon(change, 2, 1)
@@ -50,7 +50,7 @@ async def test_two_pairs_cannot_wait_for_each_other() -> None:
 
 async def test_the_same_inode_twice_is_once() -> None:
     locks = InodeLocks()
-    with trio.fail_after(1):
+    with trio.fail_after(30):
         async with locks.hold(3, 3):
             assert list(locks.turns) == [3]
 
