@@ -29,8 +29,8 @@ from jfs.chunk.options import ChunkOptions
 from jfs.chunk.stats import CacheCounts
 from jfs.object.file import publish
 
-WRITE_QUEUE: Final = 256 << 20
-"""Bytes of blocks that wait for their write, in all folders."""
+WAITING_SHARE: Final = 0.8
+"""Of `--buffer-size`: for blocks that wait for their write, in all folders."""
 TEND_INTERVAL_S: Final = 1.0
 CLOSE_TIMEOUT_S: Final = 5.0
 EVICT_TO: Final = 0.95
@@ -94,6 +94,7 @@ class CacheDir:
         self._items = max(options.cache_items // share, 1) if options.cache_items > 0 else 0
         self._to_write: queue.Queue[tuple[str, bytes] | None] = queue.Queue()
         self._queued = 0
+        self._most_queued = int(options.buffer_size * WAITING_SHARE) // share
         self.waiting: dict[str, bytes] = {}
         """What will be written, and is read from memory until then."""
         self._queue_lock = threading.Lock()
@@ -192,7 +193,7 @@ class CacheDir:
         with self._queue_lock:
             if key in self.waiting:  # fetched twice at once
                 return
-            room = not self._queued or self._queued + len(data) <= WRITE_QUEUE // self._share
+            room = not self._queued or self._queued + len(data) <= self._most_queued
             if room:
                 self._queued += len(data)
                 self.waiting[key] = data

@@ -13,6 +13,7 @@ class ChunkOptions(msgspec.Struct, frozen=True, kw_only=True):
     uuid: str = ""
     max_uploads: int = 20
     max_downloads: int = 200
+    buffer_size: int = 300 << 20
     prefetch: int = 1
     cache_dirs: list[str] = []
     cache_size: int = 100 << 30

@@ -411,9 +411,8 @@ def test_the_index_is_rebuilt_and_leftovers_go(tmp_path: Path) -> None:
     assert not second.holds(keys[0])
 
 
-def test_a_full_queue_drops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jfs.chunk.cache_dir.WRITE_QUEUE", 320)
-    folder = quiet_dir(tmp_path)
+def test_a_full_queue_drops(tmp_path: Path) -> None:
+    folder = quiet_dir(tmp_path, buffer_size=400)
     for number in range(100):
         folder.add(key_of(number, 10), pattern(10))
     assert folder._counts.drops == 68
