@@ -33,8 +33,9 @@ def path_of(*parts: str) -> str:
 
 
 def query_of(parameters: Mapping[str, str]) -> str:
-    """A query string in canonical form: everything escaped, then sorted."""
-    return "&".join(sorted(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in parameters.items()))
+    """A query string in canonical form: everything escaped, then sorted by name."""
+    escaped = sorted((quote(name, safe=""), quote(value, safe="")) for name, value in parameters.items())
+    return "&".join(f"{name}={value}" for name, value in escaped)
 
 
 class Signer:

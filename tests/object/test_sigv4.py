@@ -63,6 +63,11 @@ def test_as_botocore_signs(
         assert ours["authorization"] == authorization_of(monkeypatch, method, url, keys, extra, "eu-west-1")
 
 
+def test_parameters_are_sorted_by_their_names() -> None:
+    """Not as the strings that they make: many characters come before the sign that ends a name."""
+    assert query_of({"a-b": "2", "a": "1", "a b": "3"}) == "a=1&a%20b=3&a-b=2"
+
+
 def test_keys_of_the_moment_and_of_the_day_are_used() -> None:
     keys = [Keys("A", "a"), Keys("B", "b")]
     now = [NOW, NOW + 86400]
