@@ -245,7 +245,7 @@ def test_a_client_survives_a_restart_on_the_same_ports(tmp_path: Path) -> None:
             await put(client, (b"k", b"v"))
             cluster.restart()
 
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(100):
                 while True:
                     got = await outcome(get(client, b"k"))
                     if got == b"v":

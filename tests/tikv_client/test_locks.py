@@ -300,7 +300,7 @@ def test_the_other_client_library_undoes_an_acknowledged_asynchronous_commit(tik
             await prewrite(owner, puts(rust_a=b"new", rust_b=b"new"), ttl_ms=SHORT_MS, secondaries=[b"rust_b"])
 
     async def look(other: Any) -> bytes | None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(100):
             while isinstance(found := await library.outcome(library.get(other, b"rust_a")), Exception):
                 assert "resolve lock" in str(found)
         return found
