@@ -8,7 +8,7 @@ from collections.abc import Generator
 
 import pytest
 import trio
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.deadline import eventually, eventually_async
 from tests.leftovers import pytest_runtest_protocol
@@ -29,7 +29,9 @@ __all__ = [
 def pytest_configure() -> None:
     """SIGTERM ends the run as Ctrl-C does, so that no mount is left behind; an example of hypothesis may take its time."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    settings.register_profile("unhurried", parent=settings(), deadline=None)
+    settings.register_profile(
+        "unhurried", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
     settings.load_profile("unhurried")
 
 
