@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -208,11 +208,7 @@ def chunk_options(settings: Settings, **options: object) -> "ChunkOptions":
 
 
 def cache_folders(settings: Settings, given: str | None, *, writeback: bool = False) -> list[str]:
-    """Where blocks are cached, and staged with `writeback`.
-
-    A `file` store on this machine's disk gets a cache only when one is named or for writeback: it would copy a disk to the
-    same disk.
-    """
+    """Where blocks are cached, and staged with `writeback`."""
     from jfs.chunk.cache import parse_cache_dirs
 
     if given is not None:
@@ -220,10 +216,49 @@ def cache_folders(settings: Settings, given: str | None, *, writeback: bool = Fa
         if folders == ["memory"]:
             log.info("Disk cache (none): blocks are cached in memory")
         return folders
-    if settings.storage in LOCAL_STORES and not writeback:
+    folders = default_folders(settings, writeback=writeback)
+    if not folders:
         log.info("Disk cache (none): %s storage is read directly; name one with --cache-dir", settings.storage)
-        return []
-    return [default_cache_dir()]
+    elif settings.storage in LOCAL_STORES and not writeback:
+        log.info(
+            "blocks that are not uploaded yet are staged in %s: this mount caches there",
+            staging_path(folders[0], settings.uuid),
+        )
+    return folders
+
+
+def default_folders(settings: Settings, *, writeback: bool) -> list[str]:
+    """Where blocks are cached if nobody says where.
+
+    Those of a `file` store on this machine only for writeback, or where an earlier mount has left some staged: to cache them
+    copies a disk to the same disk.
+    """
+    folder = default_cache_dir()
+    wanted = settings.storage not in LOCAL_STORES or writeback
+    return [folder] if wanted or is_staged_in(folder, settings.uuid) else []
+
+
+def staging_path(folder: str, uuid: str) -> str:
+    """Where the volume's blocks are staged in a cache folder; their keys are paths below it."""
+    return f"{folder}/{uuid}/rawstaging/"
+
+
+def is_staged_in(folder: str, uuid: str) -> bool:
+    """Whether the cache folder has blocks of the volume that are not uploaded yet."""
+    return next(staged_blocks(folder, uuid), None) is not None
+
+
+def staged_blocks(folder: str, uuid: str) -> Iterator[str]:
+    """The keys of the volume's blocks that a mount has staged in the cache folder and not uploaded yet."""
+    from jfs.chunk.folders import walk
+    from jfs.chunk.layout import parse_name
+
+    def failed(path: str, error: OSError) -> None:
+        log.warning("looking for staged blocks: %s: %s", path, error.strerror)
+
+    for key, _ in walk(staging_path(folder, uuid), failed=failed):
+        if parse_name(key) is not None:
+            yield key
 
 
 def default_cache_dir() -> str:
@@ -318,7 +353,7 @@ async def open_volume(
         objects = open_objects(meta.settings, io_retries=io_retries, limits=limits, bucket=bucket)
         seen = msgspec.structs.replace(meta.settings, storage=choices.storage or meta.settings.storage)
         folders = cache_folders(seen, cache_dir, writeback=bool(chunk.get("writeback")))
-        chunks = chunk_options(meta.settings, cache_dirs=folders, **chunk)
+        chunks = chunk_options(meta.settings, cache_dirs=folders, loop_disk=engine.disk(), **chunk)
         cache = open_cache(chunks)
         if cache is not None:
             warn_of_full_disks(chunks)

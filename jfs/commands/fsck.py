@@ -6,6 +6,7 @@ use gives no false alarm.
 """
 
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -36,7 +37,8 @@ DRIFT: Final = frozenset({"usage", "dir stat", "session"})
 @arguments.switch("--verify", text="read every block too: decrypt, decompress, measure and compare it")
 @arguments.value(
     "--cache-dir",
-    text="with --verify: cache folders that may have right copies of bad blocks; with --repair these are put back",
+    text="cache folders of this machine: blocks that are staged there are told from lost ones; with --verify right copies of bad "
+    "blocks are looked for there, and with --repair put back",
 )
 @arguments.switch("--sync-dir-stat", text="take wrong directory statistics for errors; with --repair, repair only them")
 @arguments.not_yet("--repair-dir-mode")
@@ -55,8 +57,6 @@ def command(
 
     if path is not None and not path.startswith("/"):
         raise UserError(f'Invalid value "{path}" for "path": an absolute path in the volume is wanted')
-    if cache_dir is not None and not verify:
-        raise UserError("--cache-dir is of use with --verify only")
     if recursive and path is None:
         log.warning("option --recursive has no effect without --path: the whole volume is checked")
     _check_folders(cache_dir or "")
@@ -67,8 +67,6 @@ def command(
 
 def _check_folders(cache_dir: str) -> None:
     """UserError where a folder that shall have copies of blocks is none."""
-    import os
-
     from jfs.chunk.cache import parse_cache_dirs
 
     for folder in parse_cache_dirs(cache_dir):
@@ -94,7 +92,7 @@ async def _check(
     mends = repairs is None
     async with open_volume(url, options, cache_dir=cache_dir, cache_size=0, read_only=not mends) as volume:
         with Progress() as progress:
-            checker = Checker(volume, progress, repairs, drift, verify=verify)
+            checker = Checker(volume, progress, repairs, drift, verify=verify, cache_dir=cache_dir)
             async with checker.verifying():
                 if path is None:
                     await checker.check_volume()
@@ -118,9 +116,12 @@ class Checker:
         drift: frozenset[str],
         *,
         verify: bool = False,
+        cache_dir: str = "",
     ) -> None:
+        from jfs.chunk.cache import parse_cache_dirs
         from jfs.commands.scan import SliceSet
         from jfs.commands.verify import Verifier
+        from jfs.volume import default_cache_dir
 
         self._volume = volume
         self._meta: MetaClient = volume.meta
@@ -132,6 +133,7 @@ class Checker:
         """The blocks that were found, by key."""
         self._used = SliceSet()
         self._lost: dict[str, int] = {}
+        self._caches = list(dict.fromkeys([*parse_cache_dirs(cache_dir), default_cache_dir()]))
         self._bad: dict[str, int] = {}
         self._broken: dict[Ino, str] = {}
         self._verifier = Verifier(volume.blocks, self._found_bad) if verify else None
@@ -143,6 +145,7 @@ class Checker:
 
     def verdict(self) -> int:
         """Say what was found; the exit code."""
+        self._tell_staged()
         if self._lost or self._bad:
             rows = "".join(f"\n{ino:>13}: {path}" for ino, path in sorted(self._broken.items()))
             counts = [
@@ -154,6 +157,20 @@ class Checker:
         if self._problems:
             log.critical("%d problems in the metadata are left", self._problems)
         return 1 if self._lost or self._bad or self._problems else 0
+
+    def _tell_staged(self) -> None:
+        """What is called lost may be on its way to the store."""
+        from jfs.volume import staging_path
+
+        for folder in self._caches:
+            place = staging_path(folder, self._volume.settings.uuid)
+            count = sum(os.path.exists(place + key) for key in self._lost)
+            if count:
+                log.warning(
+                    "%d of the blocks that the store lacks are staged in %s and not uploaded yet: "
+                    "have a mount with --cache-dir %s upload them first (see umount --flush)",
+                    *(count, place, folder),
+                )
 
     # -- metadata
 

@@ -63,6 +63,7 @@ async def _collect(url: str, compact: bool, delete: bool, threads: int) -> None:
             if delete:
                 await collector.expire()
             if compact:
+                warn_of_staged(volume)
                 await collector.compact()
             if delete:
                 await collector.delete_pending()
@@ -70,6 +71,19 @@ async def _collect(url: str, compact: bool, delete: bool, threads: int) -> None:
         log.info("flush session 0:")
         await volume.meta.close_session()
         log.info("close session 0: <nil>")
+
+
+def warn_of_staged(volume: "Volume") -> None:
+    """Of blocks that this machine has, and the store has not: chunks that need them cannot be read here."""
+    from jfs.volume import default_cache_dir, is_staged_in, staging_path
+
+    folder, uuid = default_cache_dir(), volume.settings.uuid
+    if is_staged_in(folder, uuid):
+        log.warning(
+            "blocks of this volume are staged in %s and not uploaded yet; chunks with such blocks are left as they are: "
+            "have a mount with --cache-dir %s upload them first (see umount --flush)",
+            *(staging_path(folder, uuid), folder),
+        )
 
 
 class Tally(msgspec.Struct):

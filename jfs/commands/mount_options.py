@@ -6,12 +6,14 @@ import re
 from collections.abc import Container, Iterable
 from typing import Any, Final
 
+import msgspec
+
 from jfs.chunk.cache import parse_cache_dirs, split_cache_dirs
 from jfs.chunk.hours import parse_hours
 from jfs.errors import UserError
 from jfs.meta.engines import split_url
 from jfs.meta.settings import Settings
-from jfs.volume import LOCAL_STORES, default_cache_dir
+from jfs.volume import LOCAL_STORES, default_cache_dir, default_folders, is_staged_in, staging_path
 
 log = logging.getLogger(__name__)
 
@@ -89,14 +91,31 @@ def warn_of_store(options: dict[str, Any], given: Container[str], settings: Sett
     storage = options["storage"] or settings.storage
     if storage in LOCAL_STORES:
         _warn(REMOTE, given, f"on {storage} storage")
-    if options["cache_size"] and not _is_cached(options, settings):
+    if options["cache_size"] and not _cache(options, settings):
         _warn(("cache_size", *CACHE), given, "without a cache: --cache-dir names none")
+    _warn_of_staged(options, settings)
 
 
-def _is_cached(options: dict[str, Any], settings: Settings) -> bool:
+def _warn_of_staged(options: dict[str, Any], settings: Settings) -> None:
+    """Blocks in the default folder, which is the likely one, are looked for there by nobody but a mount that caches there."""
+    folder = default_cache_dir()
+    looks = bool(options["cache_size"]) and folder in _cache(options, settings)
+    if looks or not is_staged_in(folder, settings.uuid):
+        return
+    size = "" if options["cache_size"] else " and without --cache-size 0"
+    log.warning(
+        "blocks of this volume are staged in %s and not uploaded yet; this mount can neither read nor upload them: "
+        "mount with --cache-dir %s%s",
+        *(staging_path(folder, settings.uuid), folder, size),
+    )
+
+
+def _cache(options: dict[str, Any], settings: Settings) -> list[str]:
+    """Where the mount caches: folders, or `memory`."""
     if options["cache_dir"] is not None:
-        return bool(options["cache_dir"])
-    return options["writeback"] or (options["storage"] or settings.storage) not in LOCAL_STORES
+        return parse_cache_dirs(options["cache_dir"])
+    seen = msgspec.structs.replace(settings, storage=options["storage"] or settings.storage)
+    return default_folders(seen, writeback=options["writeback"])
 
 
 def _warn(names: Iterable[str], given: Container[str], where: str) -> None:
@@ -114,9 +133,7 @@ def places(url: str, options: dict[str, Any], settings: Settings, log_file: str)
     scheme, rest = split_url(url)
     if scheme == "sqlite3":
         found.append(("metadata database", rest.partition("?")[0]))
-    if options["cache_dir"] != "memory" and _is_cached(options, settings):
-        folders = parse_cache_dirs(options["cache_dir"]) if options["cache_dir"] else [default_cache_dir()]
-        found += [("cache folder", folder) for folder in folders]
+    found += [("cache folder", folder) for folder in _cache(options, settings) if folder != "memory"]
     if (options["storage"] or settings.storage) == "file":
         found.append(("bucket", options["bucket"] or settings.bucket))
     if options["background"]:
