@@ -122,6 +122,11 @@ class CacheDir:
         self.openings += 1
         self.usable = True
 
+    @property
+    def disk(self) -> int | None:
+        """The disk that the folder is on (st_dev), as it was taken into use."""
+        return self._device
+
     def start(self) -> None:
         for thread in self._threads:
             thread.start()

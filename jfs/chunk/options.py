@@ -11,6 +11,8 @@ class ChunkOptions(msgspec.Struct, frozen=True, kw_only=True):
     hash_prefix: bool = False
     encrypted: bool = False
     uuid: str = ""
+    loop_disk: int | None = None
+    """The disk (st_dev) for which the event loop waits anyway, the metadata's; it waits for no other."""
     max_uploads: int = 20
     max_downloads: int = 200
     buffer_size: int = 300 << 20

@@ -1,17 +1,20 @@
 """Writeback's books: which blocks are staged, which of them is to be uploaded next, and whether one more may be staged.
 
-Strategy: the state lives on the trio loop; only file calls on large blocks go to threads.  The oldest block is due first
+Strategy: the state lives on the trio loop, and so do file calls on small blocks where the disk is one that the loop waits for
+anyway; others go to threads, which are left to themselves when a disk hangs.  The oldest block is due first
 (`upload_queue`), once `--upload-delay` and `--upload-hours` let it, and then once the writers of the moment do (`pacing`); a disk
 that runs full, and a mount that is being drained, override all three.  A block stays in the books until the store has it for
 good (`uploader` sees to that) or until it is removed.
 
-What is not staged goes to the store at once: while the folder's disk is short of room (half of `--free-space-ratio`) or fails,
+What is not staged goes to the store at once: while the folder's disk is short of room (half of `--free-space-ratio`), fails or hangs,
 while `--max-stage-write` blocks are being staged already, and while the mount is drained.
 """
 
+import contextlib
 import errno
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -41,6 +44,9 @@ LONGEST_REST_S: Final = 60.0
 
 MOST_AT_ONCE: Final = 32
 """Small blocks that one thread uploads in a row."""
+
+PATIENCE_S: Final = 10.0
+"""A disk that takes longer to take a block does not answer at all."""
 
 WRITERS: Final = 16
 """Threads that stage large blocks; more than a disk's queue needs."""
@@ -80,6 +86,42 @@ class Staged:
         """How many blocks the mount had uploaded when this failed last."""
 
 
+class _Attempt:
+    """A write by a thread, which the loop leaves to itself if it takes too long.
+
+    The block's memory is used for others then, so what was written of it counts only if it was whole before.
+    """
+
+    __slots__ = ("_left", "_lock", "running", "staged")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._left = False
+        self.running = False
+        self.staged = False
+
+    def begin(self) -> bool:
+        """By the thread; False: it is too late to begin."""
+        with self._lock:
+            self.running = not self._left
+            return self.running
+
+    def wanted(self) -> bool:
+        return not self._left
+
+    def end(self, *, staged: bool) -> bool:
+        """By the thread; False: it was left, and must leave nothing."""
+        with self._lock:
+            self.running = False
+            self.staged = staged and not self._left
+            return not self._left
+
+    def leave(self) -> None:
+        """By the loop, which waits no longer.  From now on `staged` stays what it is."""
+        with self._lock:
+            self._left = True
+
+
 class _Rest:
     """A folder that failed is left alone for a while."""
 
@@ -112,6 +154,8 @@ class Staging:
         self._doomed: set[str] = set()
         """Those of them that were deleted, until their files have gone."""
         self._writers = trio.CapacityLimiter(WRITERS)
+        self._adrift: dict[str, StagingDir] = {}
+        """Blocks that threads on a disk that hangs are still writing, for nobody."""
         self._due = trio.lowlevel.ParkingLot()
         self._settled = trio.lowlevel.ParkingLot()
         self._pace = Pace()
@@ -166,8 +210,13 @@ class Staging:
 
     # -- staging
 
+    @property
+    def hangs(self) -> bool:
+        """Whether there is a disk that did not answer, and still does not."""
+        return bool(self._adrift)
+
     async def put(self, key: str, data: Buffer, *, inline: bool) -> bool:
-        """Stage the block, on the loop if `inline`.  False: it was not, and has to go to the store at once."""
+        """Stage the block, on the loop if it may be `inline`.  False: it was not, and has to go to the store at once."""
         attempted = key in self._blocks and await self.make_way(key)
         folder = self._folder_for(key, len(data))
         if folder is None or key in self._moving:
@@ -176,22 +225,58 @@ class Staging:
         self.counts.writing += 1
         self._moving.add(key)
         try:
-            if inline:
+            if inline and folder.cache.disk == self._options.loop_disk:
                 folder.write(key, data)
             else:
-                await trio.to_thread.run_sync(folder.write, key, data, limiter=self._writers)
+                await self._write_in_thread(folder, key, data)
         except OSError as error:
             self.rest(folder, f"stage {key}", error)
             return False
         finally:
             self.counts.writing -= 1
-            self._moving.discard(key)
+            if key not in self._adrift:
+                self._moving.discard(key)
         self._rests[folder.cache.folder].failures = 0
         self.counts.write_bytes += len(data)
         now = self._clock()
         self._pace.staged(now)
         self._add(Staged(folder, key, len(data), now, attempted=attempted))
         return True
+
+    async def _write_in_thread(self, folder: StagingDir, key: str, data: Buffer) -> None:
+        """Raises OSError; ETIMEDOUT where the disk does not answer."""
+        attempt = _Attempt()
+        token = trio.lowlevel.current_trio_token()
+
+        def write() -> None:
+            if not attempt.begin():
+                return
+            staged = False
+            try:
+                folder.write(key, data, attempt.wanted)
+                staged = True
+            finally:
+                if not attempt.end(staged=staged):
+                    try:
+                        folder.remove(key)
+                    finally:
+                        with contextlib.suppress(trio.RunFinishedError):
+                            token.run_sync_soon(self._came_back, key)
+
+        try:
+            with trio.move_on_after(PATIENCE_S):
+                await trio.to_thread.run_sync(write, limiter=self._writers, abandon_on_cancel=True)
+        finally:
+            attempt.leave()
+            if attempt.running:
+                self._adrift[key] = folder
+        if not attempt.staged:
+            raise OSError(errno.ETIMEDOUT, f"no answer within {PATIENCE_S:.0f} s")
+
+    def _came_back(self, key: str) -> None:
+        """The thread that was left to itself has ended."""
+        self._adrift.pop(key, None)
+        self._moving.discard(key)
 
     async def make_way(self, key: str) -> bool:
         """Forget the staged block that has the key of a new one, with its file; whether the store may have its object.
@@ -205,7 +290,7 @@ class Staging:
         if not block.dropped:
             self._drop(block)
             try:
-                block.folder.remove(key)
+                await trio.to_thread.run_sync(block.folder.remove, key)
             except OSError as error:  # the key stays among those that a scan passes by
                 self.rest(block.folder, f"remove {key}", error)
             else:
@@ -222,6 +307,8 @@ class Staging:
         if home is None or self._rests[home.folder].until > self._clock():
             return None
         folder = self._dirs[home.folder]
+        if folder in self._adrift.values():
+            return None
         return folder if self._has_room(folder) else None
 
     def _has_room(self, folder: StagingDir) -> bool:
@@ -421,11 +508,11 @@ class Staging:
         self._doomed |= gone
         return gone, never
 
-    def unlink(self, key: str) -> None:
-        """Remove a deleted block's staged file, wherever it lies.  Blocking.  Raises OSError."""
-        for folder in self._dirs.values():
-            folder.remove(key)
+    def unlink(self, key: str) -> bool:
+        """Remove a deleted block's staged file, wherever it lies; whether there was one.  Blocking.  Raises OSError."""
+        removed = [folder.remove(key) for folder in self._dirs.values()]
         self._doomed.discard(key)
+        return any(removed)
 
 
 def _since(block: Staged) -> float:

@@ -59,12 +59,15 @@ class StagingDir:
         if not self.cache.is_ours():
             raise FolderGone(errno.ENODEV, "the cache folder has gone", self.cache.folder)
 
-    def write(self, key: str, data: Buffer) -> None:
-        """Stage the block; it survives this process, and with `sync` the power.  Raises OSError, and leaves nothing then."""
+    def write(self, key: str, data: Buffer, wanted: Callable[[], bool] = lambda: True) -> None:
+        """Stage the block; it survives this process, and with `sync` the power.  Raises OSError, and leaves nothing then.
+
+        ECANCELED if it is not `wanted` any more once it is written.
+        """
         path = self._root + key
         temp = f"{path}.tmp"
         tail = checksum.tail_of(data) if self._checksums else b""
-        publish(self._create(temp), temp, path, data, tail, mode=self._mode)
+        publish(self._create(temp), temp, path, data, tail, mode=self._mode, wanted=wanted)
         try:
             self._link(key)
         except OSError as error:  # it is staged all the same, and `load` finds it
@@ -101,10 +104,13 @@ class StagingDir:
         """The same from the second link."""
         return _load(self.cache.path(key), size)
 
-    def remove(self, key: str) -> None:
-        """Forget the staged link, if there is one; the cached one stays.  Raises OSError."""
-        with contextlib.suppress(FileNotFoundError):
+    def remove(self, key: str) -> bool:
+        """Forget the staged link; the cached one stays.  False: there was none.  Raises OSError."""
+        try:
             os.unlink(self._root + key)
+        except FileNotFoundError:
+            return False
+        return True
 
     def set_aside(self, key: str) -> str:
         """Move a file that is no block out of the way, with its cached link; where it is now.  Raises OSError."""

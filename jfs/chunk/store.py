@@ -26,7 +26,8 @@ from jfs.chunk.layout import block_key, block_keys, block_length, block_ranges
 from jfs.chunk.memory_cache import BlockCache, MemoryCache
 from jfs.chunk.options import ChunkOptions
 from jfs.chunk.promptness import SLOW_PUT_S, SLOW_READ_S, Promptness
-from jfs.chunk.staging import Staged, Staging
+from jfs.chunk.staging import Staging
+from jfs.chunk.staging_dir import StagingDir
 from jfs.chunk.stats import CacheCounts, ChunkStats, ObjectCounts
 from jfs.chunk.together import fetch_together
 from jfs.chunk.uploader import Target, Uploader
@@ -89,11 +90,12 @@ class BlockStore:
         self._descriptors = Descriptors()
         self._flights = Flights()
         self._uploads = trio.CapacityLimiter(options.max_uploads)
+        self._detour = trio.CapacityLimiter(options.max_uploads)
         self._downloads = trio.CapacityLimiter(options.max_downloads)
         self._cache_reads = trio.CapacityLimiter(CACHE_READS)
         self._puts = Promptness(SLOW_PUT_S)
         self._reads = Promptness(SLOW_READ_S)
-        self._on_disk: bool | None = None
+        self._loops: bool | None = None
         self._unsynced: set[str] = set()
         self._many_unsynced = trio.Event()
         self._sync_round: _SyncRound | None = None
@@ -186,7 +188,7 @@ class BlockStore:
         path = self._store.local_path(key) if self._local else None
         if path is None:
             return
-        if whole <= INLINE_READ and self._reads.on_loop and self._lies_on_a_disk(path):
+        if whole <= INLINE_READ and self._reads.on_loop and self._on_loop_disk():
             start = time.monotonic()
             self._descriptors.bring_in(path, inside, length)
             self._reads.took(time.monotonic() - start)
@@ -194,14 +196,15 @@ class BlockStore:
         read_in = partial(bring_in, path, inside, length, wait=True)
         await trio.to_thread.run_sync(read_in, limiter=self._downloads)
 
-    def _lies_on_a_disk(self, path: str) -> bool:
-        """Of this machine, for all that can be told: what others serve may take its time, and has no number of a driver."""
-        if self._on_disk is None:
+    def _on_loop_disk(self) -> bool:
+        """Whether the objects are files on the disk that the loop waits for anyway: no other that hangs may hold it up."""
+        if self._loops is None:
+            root, disk = self._store.local_path("") if self._local else None, self.options.loop_disk
             try:
-                self._on_disk = os.major(os.stat(path).st_dev) != 0
-            except OSError:
+                self._loops = root is not None and disk == os.stat(root).st_dev
+            except OSError:  # not made yet
                 return False
-        return self._on_disk
+        return self._loops
 
     def _part_now(
         self, slice_id: int, index: int, size: int, inside: int, length: int, wanted: bytes
@@ -280,21 +283,17 @@ class BlockStore:
 
     async def _read_staged(self, key: str, size: int, wanted: bytes) -> bytes | None:
         """The block if it is staged, and only its staged file is left of it; None: ask the store."""
-        block = self.staging.get(key) if self.staging is not None else None
-        if block is None:
+        staging = self.staging
+        if staging is None:
             return None
-        try:
-            return await trio.to_thread.run_sync(self._load_staged, block, wanted, limiter=self._downloads)
-        except FileNotFoundError:  # uploaded meanwhile
+        block = staging.get(key)
+        if block is not None:
+            folders = [block.folder]
+        elif not staging.scanned:  # it may lie in any
+            folders = [folder for folder in staging.dirs if folder.cache.usable]
+        else:
             return None
-        except (OSError, BadObject) as error:  # the store may have it all the same
-            log.warning("staged block %s cannot be read: %s", key, error)
-            return None
-
-    def _load_staged(self, block: Staged, wanted: bytes) -> bytes:
-        data = block.folder.load(block.key, block.size)
-        require(block.key, data, wanted)
-        return data
+        return await trio.to_thread.run_sync(_load_staged, folders, key, size, wanted, limiter=self._downloads)
 
     async def _from_cache(self, cache: BlockCache, key: str, size: int, inside: int, length: int) -> bytes | None:
         """None: not cached, or on a disk that hangs; the thread that waits for it is left to itself."""
@@ -482,12 +481,14 @@ class BlockStore:
 
     async def _put_object(self, key: str, data: Buffer, *, mark: bool) -> bytes:
         """Store the block; its fingerprint with `mark`, made by the thread that uploads: the bytes are near it then."""
-        inline = self._local and len(data) <= INLINE_PUT and self._puts.on_loop
+        inline = len(data) <= INLINE_PUT and self._puts.on_loop and self._on_loop_disk()
         if inline and self._store.local_path(key) is not None and self._put_inline(key, data):
             return b""
+        # Uploads of what lies on a disk that hangs hold the others up no longer than until that is known.
+        limiter = self._detour if self.staging is not None and self.staging.hangs else self._uploads
         self.stats.uploading += 1
         try:
-            return await trio.to_thread.run_sync(self._upload, self._store, key, data, mark, limiter=self._uploads)
+            return await trio.to_thread.run_sync(self._upload, self._store, key, data, mark, limiter=limiter)
         finally:
             self.stats.uploading -= 1
 
@@ -614,17 +615,17 @@ class BlockStore:
         for key in keys:
             if self._cache is not None:
                 self._cache.remove(key)
-            if key in staged:
-                self._unstage(key)
-            if key not in never_put:
+            # Where its file has gone another mount of the folder has given it to the store.
+            gone = key in staged and not self._unstage(key)
+            if gone or key not in never_put:
                 _counted(self.stats.delete, lambda key=key: self._store.delete(key))  # type: ignore[misc]
 
-    def _unstage(self, key: str) -> None:
-        if self.staging is not None:
-            try:
-                self.staging.unlink(key)
-            except OSError as error:
-                raise StoreError(f"remove the staged block {key}: {error.strerror}") from error
+    def _unstage(self, key: str) -> bool:
+        """Whether the block was staged until now.  Raises StoreError."""
+        try:
+            return self.staging is not None and self.staging.unlink(key)
+        except OSError as error:
+            raise StoreError(f"remove the staged block {key}: {error.strerror}") from error
 
     # -- background
 
@@ -633,13 +634,11 @@ class BlockStore:
         if self._cache is None and not self._local:
             return
         key, length = self._block(slice_id, size, index)
-        if length > 0:
+        if length > 0 and (self._cache is None or self.keeps(length)):
             self._prefetch(key, length, part_of(fingerprint, index))
 
     def _prefetch(self, key: str, size: int, wanted: bytes) -> None:
         if self.options.prefetch <= 0 or (self._cache is not None and self._cache.holds(key)):
-            return
-        if self._cache is not None and not self.keeps(size):
             return
         try:
             self._to_prefetch.send_nowait((key, size, wanted))
@@ -686,7 +685,9 @@ class BlockStore:
                     await trio.to_thread.run_sync(partial(bring_in, path, 0, 0, wait=False))
             elif self._cache is not None and not self._cache.holds(key):
                 try:
-                    await self._load(key, size, wanted)
+                    block = await self._load(key, size, wanted)
+                    if not self.keeps(size):  # whole, but for the sake of a part
+                        self._cache.add(key, bytes(block))
                 except StoreError as error:
                     log.debug("prefetch %s: %s", key, error)
                 except Exception:  # nobody waits for it, and it must not end the mount
@@ -712,6 +713,20 @@ class BlockStore:
         if self._cache is not None:
             await trio.to_thread.run_sync(self._cache.close)
         await trio.to_thread.run_sync(self._store.close)
+
+
+def _load_staged(folders: list[StagingDir], key: str, size: int, wanted: bytes) -> bytes | None:
+    for folder in folders:
+        try:
+            data = folder.load(key, size)
+            require(key, data, wanted)
+        except FileNotFoundError:  # uploaded meanwhile
+            continue
+        except (OSError, BadObject) as error:  # the store may have it all the same
+            log.warning("staged block %s cannot be read: %s", key, error)
+        else:
+            return data
+    return None
 
 
 async def _mark(data: Buffer) -> bytes:

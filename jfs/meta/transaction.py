@@ -372,6 +372,10 @@ class Engine(Protocol):
     """Whether transactions never wait: they can be driven without an event loop.  Where they do wait, one that is open holds up
     nobody and may be abandoned."""
 
+    def disk(self) -> int | None:
+        """The disk (st_dev) that its transactions wait for on the thread of the caller; None: they wait for none."""
+        ...
+
     async def open(self) -> None:
         """Reach the store for the first time.  UserError where it does not answer within 10 s."""
 

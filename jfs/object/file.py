@@ -15,7 +15,7 @@ import random
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NoReturn
 
 from jfs.errors import ObjectMissing, StoreError, StoreFull, UserError
@@ -58,8 +58,18 @@ def syncfs(fd: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
-def publish(fd: int, temp: str, path: str, *parts: Buffer, mode: int | None = None) -> None:
-    """Fill the new file `temp`, close it and give it its name, with these permissions; a failure leaves neither."""
+def publish(
+    fd: int,
+    temp: str,
+    path: str,
+    *parts: Buffer,
+    mode: int | None = None,
+    wanted: Callable[[], bool] = lambda: True,
+) -> None:
+    """Fill the new file `temp`, close it and give it its name, with these permissions; a failure leaves neither.
+
+    It gets no name if it is not `wanted` any more once it is whole: ECANCELED.
+    """
     try:
         try:
             if mode is not None:
@@ -68,6 +78,8 @@ def publish(fd: int, temp: str, path: str, *parts: Buffer, mode: int | None = No
                 write_all(fd, part)
         finally:
             os.close(fd)
+        if not wanted():
+            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED), path)
         os.rename(temp, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

@@ -385,11 +385,11 @@ async def test_no_more_than_so_many_blocks_are_staged_at_once(
     mounted: Mounted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
-    write: Callable[[StagingDir, str, Buffer], None] = StagingDir.write
+    write = StagingDir.write
 
-    def slow(folder: StagingDir, key: str, data: Buffer) -> None:
+    def slow(folder: StagingDir, key: str, data: Buffer, wanted: Callable[[], bool]) -> None:
         assert gate.wait(60)
-        write(folder, key, data)
+        write(folder, key, data, wanted)
 
     monkeypatch.setattr(StagingDir, "write", slow)
     blocks = mounted.open(max_stage_write=1, upload_delay=3600.0)

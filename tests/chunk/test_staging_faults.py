@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import trio
 import trio.testing
 
 from jfs.chunk.layout import block_key
-from jfs.chunk.staging import Staging
+from jfs.chunk.staging import Staging, _Attempt, _Rest
 from jfs.chunk.staging_dir import FolderGone, StagingDir
 from jfs.chunk.store import BlockStore
 from jfs.errors import StoreError
@@ -29,6 +30,71 @@ def mounted(tmp_path: Path) -> Mounted:
 def books(blocks: BlockStore) -> Staging:
     assert blocks.staging is not None
     return blocks.staging
+
+
+# -- a disk that hangs
+
+
+@pytest.mark.logs("no answer within 0 s; blocks go to the store")
+@pytest.mark.parametrize("hangs", ["before", "after"])
+async def test_a_disk_that_hangs_is_gone_past_and_leaves_nothing(
+    mounted: Mounted, monkeypatch: pytest.MonkeyPatch, hangs: str
+) -> None:
+    """The block's memory is another's by the time that the disk goes on: no staged file may be made of that."""
+    monkeypatch.setattr("jfs.chunk.staging.PATIENCE_S", 0.1)
+    gate = threading.Event()
+    write, ended = StagingDir.write, threading.Event()
+
+    def hanging(folder: StagingDir, key: str, data: Buffer, wanted: Callable[[], bool]) -> None:
+        try:
+            if hangs == "before":
+                assert gate.wait(60)
+            write(folder, key, data, wanted)
+            assert gate.wait(60)
+        finally:
+            ended.set()
+
+    blocks = mounted.open(upload_delay=3600.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(StagingDir, "write", hanging)
+        memory = bytearray(pattern(1000))
+        await blocks.put(1, 0, memoryview(memory))
+        memory[:] = bytes(1000)
+        assert mounted.store.get(block_key(1, 0, 1000)) == pattern(1000)
+        assert books(blocks).hangs
+        await blocks.put(2, 0, pattern(1000))  # at once: the folder is known to hang
+        assert staged(blocks) == 0
+        gate.set()
+        await eventually_async(lambda: not books(blocks).hangs)
+    assert ended.is_set()
+    assert mounted.staged == []
+    books(blocks)._rests = {folder.cache.folder: _Rest() for folder in books(blocks).dirs}
+    await blocks.put(3, 0, pattern(1000))
+    assert mounted.staged == [block_key(3, 0, 1000)]
+    assert await blocks.read(1, 1000, 0, 1000) == pattern(1000)
+    async with Running(blocks):
+        books(blocks).drain(on=True)
+        await eventually_async(lambda: not mounted.staged)
+
+
+async def test_a_block_staged_at_the_last_moment_is_staged() -> None:
+    attempt = _Attempt()
+    assert attempt.begin()
+    assert attempt.wanted()
+    assert attempt.end(staged=True)
+    attempt.leave()
+    assert attempt.staged
+    assert not attempt.running
+    late = _Attempt()
+    late.leave()
+    assert not late.begin()
+    left = _Attempt()
+    assert left.begin()
+    left.leave()
+    assert left.running
+    assert not left.wanted()
+    assert not left.end(staged=True)
+    assert not left.staged
 
 
 # -- a slice id that is drawn again: an older block has the key
@@ -384,3 +450,37 @@ async def test_an_older_staged_block_is_not_uploaded_over_one_that_went_to_the_s
         mounted.store.gate.set()
         await eventually_async(lambda: not staged(blocks) and not mounted.staged)
     assert mounted.store.get(key) == pattern(100, 2)
+
+
+# -- what the books do not know yet, or no longer
+
+
+@pytest.mark.logs("are staged and not uploaded")
+async def test_a_block_staged_in_another_folder_is_read_before_the_scan(mounted: Mounted) -> None:
+    """A folder was added: on the new ring the block belongs elsewhere."""
+    blocks = mounted.open(upload_delay=3600.0)
+    for number in range(20):
+        await blocks.put(number, 0, pattern(1000, number))
+    await blocks.close()
+    blocks = mounted.open(folders=3, upload_delay=3600.0)
+    assert not books(blocks).scanned
+    for number in range(20):
+        assert await blocks.read(number, 1000, 0, 1000) == pattern(1000, number)
+    with pytest.raises(StoreError):
+        await blocks.read(99, 1000, 0, 1000)
+    async with Running(blocks):
+        books(blocks).drain(on=True)
+        await eventually_async(lambda: not mounted.staged)
+
+
+async def test_a_deleted_block_that_another_mount_has_uploaded_leaves_the_store_too(mounted: Mounted) -> None:
+    """Both use the folder; only the books of the first say that the store was never given the block."""
+    blocks = mounted.open(upload_delay=3600.0)
+    async with Running(blocks):
+        await blocks.put(1, 0, pattern(1000))
+        other = mounted.open(writeback=False)
+        async with Running(other):
+            await eventually_async(lambda: not mounted.staged)
+        assert mounted.store.keys == [block_key(1, 0, 1000)]
+        await blocks.remove(1, 1000)
+    assert mounted.store.deleted == mounted.store.keys

@@ -21,6 +21,7 @@ from jfs.object.file import FileStore
 from jfs.object.memory import MemoryStore
 from jfs.object.retry import Retry
 from jfs.object.store import Buffer, ObjectStore
+from tests.deadline import eventually_async
 
 BLOCK = 64 << 10
 
@@ -211,6 +212,22 @@ async def test_a_failing_put_is_tried_again_off_the_loop(
     assert "trying again" in caplog.text
 
 
+def on_loop_disk(store: ObjectStore, folder: Path) -> BlockStore:
+    """As where the metadata lies on the same disk: the loop waits for that one anyway."""
+    return BlockStore(store, ChunkOptions(block_size=BLOCK, loop_disk=os.stat(folder).st_dev))
+
+
+async def test_the_loop_waits_for_no_other_disk(tmp_path: Path) -> None:
+    loop_thread = threading.get_ident()
+
+    class Watched(FileStore):
+        def put(self, key: str, data: Buffer) -> None:
+            assert threading.get_ident() != loop_thread
+            super().put(key, data)
+
+    await make(Watched(f"{tmp_path}/")).put(1, 0, b"x")
+
+
 async def test_slow_puts_leave_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     where: list[bool] = []
     loop_thread = threading.get_ident()
@@ -220,7 +237,7 @@ async def test_slow_puts_leave_the_loop(tmp_path: Path, monkeypatch: pytest.Monk
             where.append(threading.get_ident() == loop_thread)
             super().put(key, data)
 
-    blocks = make(Watched(f"{tmp_path}/"))
+    blocks = on_loop_disk(Watched(f"{tmp_path}/"), tmp_path)
     blocks._puts = Promptness(10.0)
     await blocks.put(1, 0, b"x")
     blocks._puts = Promptness(-1.0)
@@ -260,7 +277,7 @@ async def test_one_slow_put_does_not_yet(tmp_path: Path, monkeypatch: pytest.Mon
             clock.now += next(delay_s)
             super().put(key, data)
 
-    blocks = make(Slow(f"{tmp_path}/"))
+    blocks = on_loop_disk(Slow(f"{tmp_path}/"), tmp_path)
     blocks._puts = Promptness(0.2)
     for number in range(len(delays_s)):
         await blocks.put(number, 0, b"x")
@@ -268,7 +285,7 @@ async def test_one_slow_put_does_not_yet(tmp_path: Path, monkeypatch: pytest.Mon
     assert not where[-1]
 
 
-@pytest.mark.parametrize("where", ["on the loop", "rests", "on no disk", "large"])
+@pytest.mark.parametrize("where", ["on the loop", "rests", "on another disk", "large"])
 async def test_a_small_block_is_brought_in_from_a_quick_disk_on_the_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -281,8 +298,8 @@ async def test_a_small_block_is_brought_in_from_a_quick_disk_on_the_loop(
         await run_sync(work, *args, **options)
 
     size = INLINE_READ + 1 if where == "large" else BLOCK
-    blocks = BlockStore(FileStore(f"{tmp_path}/"), ChunkOptions(block_size=1 << 20))
-    blocks._on_disk = where != "on no disk"
+    disk = None if where == "on another disk" else os.stat(tmp_path).st_dev
+    blocks = BlockStore(FileStore(f"{tmp_path}/"), ChunkOptions(block_size=1 << 20, loop_disk=disk))
     blocks._reads = Promptness(10.0)
     if where == "rests":
         blocks._reads = Promptness(-1.0)
@@ -302,11 +319,6 @@ async def test_a_small_block_is_brought_in_from_a_quick_disk_on_the_loop(
     path.unlink()
     await blocks.bring_in(2, size, 0, BLOCK)
     assert blocks.lend(2, size, 0, BLOCK) is None, "a missing object is the reader's error"
-
-
-async def test_what_others_serve_is_no_disk(tmp_path: Path) -> None:
-    blocks = make(FileStore(f"{tmp_path}/"))
-    assert not blocks._lies_on_a_disk("/proc/version")
 
 
 async def test_a_full_store_says_so_at_once(tmp_path: Path) -> None:
@@ -464,4 +476,27 @@ async def test_blocks_in_the_store_are_flushed_though_staged_ones_cannot_be(
     with pytest.raises(StoreError, match="away"):
         await blocks.sync()
     assert flushed == [{block_key(2, 0, 6)}]
+    await blocks.close()
+
+
+async def test_the_block_of_a_part_read_at_random_is_cached(tmp_path: Path) -> None:
+    """Of those alone, with --cache-partial-only: what is read whole is read in a row, and not again."""
+    options = ChunkOptions(
+        block_size=1 << 20, uuid="u", cache_dirs=[f"{tmp_path}/cache"], free_space_ratio=0.0, cache_partial_only=True
+    )
+    cache = DiskCache(options)
+    store = MemoryStore()
+    blocks = BlockStore(store, options, cache)
+    size = 2 << 20
+    for index in (0, 1):
+        store.put(block_key(1, index, 1 << 20), pattern(1 << 20))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(blocks.run)
+        await eventually_async(lambda: cache.dirs[0]._scanned)
+        assert await blocks.read(1, size, 0, 1 << 20) == pattern(1 << 20)
+        assert await blocks.read(1, size, (1 << 20) + 5000, 100) == pattern(1 << 20)[5000:5100]
+        await eventually_async(lambda: blocks.holds(1, size, 1))
+        nursery.cancel_scope.cancel()
+    cache.wait_written()
+    assert not blocks.holds(1, size, 0)
     await blocks.close()

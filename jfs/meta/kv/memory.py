@@ -167,6 +167,10 @@ class MemoryEngine:
     def watch(self) -> None:
         """A transaction costs hardly more than a look would."""
 
+    def disk(self) -> int | None:
+        """None."""
+        return None
+
     async def open(self) -> None:
         """It is here."""
 

@@ -299,6 +299,10 @@ class TikvEngine:
 
     # -- the rest of an engine
 
+    def disk(self) -> int | None:
+        """None."""
+        return None
+
     async def open(self) -> None:
         where = ",".join(self._endpoints)
         with trio.move_on_after(OPEN_S):

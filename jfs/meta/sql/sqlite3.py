@@ -168,6 +168,9 @@ class Sqlite3Engine:
             self.index = wal_index.watch(self.path)
         return self.index
 
+    def disk(self) -> int | None:
+        return os.stat(self.path).st_dev
+
     async def open(self) -> None:
         """It is open since it was made."""
 
