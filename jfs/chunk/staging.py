@@ -163,6 +163,8 @@ class Staging:
         """A disk has less than `--free-space-ratio` free: uploads no longer yield."""
         self._pressed = False
         """It has so little that nothing more is staged, and no delay counts."""
+        self._quiet_until = 0.0
+        """The log has just been told of that."""
         self.scanned = False
         """Whether the books hold all that earlier mounts left."""
         self.draining = False
@@ -320,6 +322,12 @@ class Staging:
         wanted = self._options.free_space_ratio
         short, pressed = free < wanted, free < wanted * PRESSED
         if short > self._short or pressed > self._pressed:
+            if pressed > self._pressed and self._clock() >= self._quiet_until:
+                self._quiet_until = self._clock() + LONGEST_REST_S
+                path, needed = folder.cache.folder, 100 * wanted * PRESSED
+                log.warning(
+                    "staging folder %s: less than %g%% of its disk is free: blocks go to the store", path, needed
+                )
             self._short |= short
             self._pressed |= pressed
             self._due.unpark_all()  # what is staged makes room
@@ -333,7 +341,9 @@ class Staging:
                 folder for path, folder in self._dirs.items() if folder.cache.usable and self._rests[path].until <= now
             ]
             self._short = False
-            self._pressed = not all(self._has_room(folder) for folder in awake)
+            before, self._pressed = self._pressed, not all([self._has_room(folder) for folder in awake])
+            if before > self._pressed:
+                log.info("there is room for staged blocks again")
 
     def rest(self, folder: StagingDir, what: str, error: OSError | StoreError) -> None:
         """The folder failed: nothing is staged in it for a while; what lies there stays."""

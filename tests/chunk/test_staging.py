@@ -361,6 +361,7 @@ async def test_sync_fails_where_neither_disk_nor_store_takes_a_block(
     await blocks.close()
 
 
+@pytest.mark.logs("of its disk is free: blocks go to the store")
 async def test_a_disk_short_of_room_gets_nothing_more(mounted: Mounted) -> None:
     blocks = mounted.open(free_space_ratio=0.9999999)
     await blocks.put(1, 0, pattern(1000))
@@ -369,6 +370,7 @@ async def test_a_disk_short_of_room_gets_nothing_more(mounted: Mounted) -> None:
     await blocks.close()
 
 
+@pytest.mark.logs("of its disk is free: blocks go to the store")
 async def test_a_disk_that_runs_short_of_room_overrides_the_delay(
     mounted: Mounted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
