@@ -341,7 +341,9 @@ class Staging:
                 folder for path, folder in self._dirs.items() if folder.cache.usable and self._rests[path].until <= now
             ]
             self._short = False
-            before, self._pressed = self._pressed, not all([self._has_room(folder) for folder in awake])
+            before = self._pressed
+            roomy = [self._has_room(folder) for folder in awake]
+            self._pressed = not all(roomy)
             if before > self._pressed:
                 log.info("there is room for staged blocks again")
 
