@@ -9,7 +9,16 @@ from jfs.errors import Conflict, CorruptRecord, FsError, StoreError, UserError
 
 log = logging.getLogger(__name__)
 
-_EXPECTED = (UserError, CorruptRecord, StoreError, FsError, Conflict, click.ClickException, KeyboardInterrupt)
+_EXPECTED = (
+    UserError,
+    CorruptRecord,
+    StoreError,
+    FsError,
+    Conflict,
+    click.ClickException,
+    KeyboardInterrupt,
+    click.Abort,
+)
 
 
 def line(error: BaseException) -> str:
@@ -26,7 +35,7 @@ def line(error: BaseException) -> str:
             return f"the metadata engine is busy, nothing was changed: {error}"
         case click.ClickException():
             return error.format_message()
-        case KeyboardInterrupt():
+        case KeyboardInterrupt() | click.Abort():  # click makes the one of the other
             return "interrupted"
     log.debug("unexpected error", exc_info=error)
     return f"unexpected error (please report it; --debug shows more): {type(error).__name__}: {error}"

@@ -11,6 +11,8 @@ import time
 from collections.abc import Generator
 from typing import Final
 
+import msgspec
+
 from jfs.commands.special import special_file
 from jfs.errors import UserError
 from jfs.fuse import mounting
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.2
 SHOW_S: Final = 1.0
+SILENT_S: Final = 5.0
+"""So long without an upload is told."""
 
 
 @contextlib.contextmanager
@@ -75,28 +79,73 @@ def _ask(path: str, *, on: bool) -> bool:
 
 def _wait(path: str) -> None:
     """Until nothing is staged, nor being staged, with a line each second."""
-    before, since = _staged(path), time.monotonic()
+    before = _look(path)
     if before is None:
         return
-    while (now := _staged(path)) is not None and now[0]:
-        time.sleep(LOOK_S)
-        passed = time.monotonic() - since
+    shown = time.monotonic()
+    progress = Progress(before, shown)
+    while (now := _look(path)) is not None and now.blocks:
+        passed = time.monotonic() - shown
         if passed >= SHOW_S:
-            rate = max((before[1] - now[1]) / passed, 0.0)
-            left = f"{now[1] / rate:.0f}s" if rate else "unknown"
-            line = f"{show_size(now[1])} staging chunks are being flushed... {show_size(int(rate))}/s, left {left}"
-            print(f"\r{line:<78}", end="", flush=True)
-            before, since = now, time.monotonic()
+            print(f"\r{progress.line(before, now, passed):<78}", end="", flush=True)
+            before, shown = now, time.monotonic()
+        time.sleep(LOOK_S)
     print("\rAll staging chunks are flushed".ljust(79))
 
 
-def _staged(path: str) -> tuple[int, int] | None:
-    """Blocks that wait for their upload, or will once they are staged, and bytes that do; None where nobody tells."""
+class Figures(msgspec.Struct, frozen=True):
+    """What the mount tells of its staged blocks."""
+
+    blocks: int
+    """Those that wait for their upload, or will once they are staged."""
+    bytes: int
+    errors: int
+    """Whatever failed in the mount since its start that could be an upload."""
+
+
+class Progress:
+    """How the uploads go on, and why they do not."""
+
+    def __init__(self, figures: Figures, now: float) -> None:
+        self._last = figures
+        """What was told when an upload had ended last."""
+        self._since = now
+        self._complained = False
+
+    def line(self, before: Figures, now: Figures, passed: float) -> str:
+        """What is shown after so many seconds."""
+        rate = max((before.bytes - now.bytes) / passed, 0.0)
+        if rate or now.blocks < self._last.blocks:
+            self._last, self._since = now, time.monotonic()
+        prospect = f"left {now.bytes / rate:.0f}s" if rate else self._trouble(now)
+        return f"{show_size(now.bytes)} staging chunks are being flushed... {show_size(int(rate))}/s, {prospect}"
+
+    def _trouble(self, now: Figures) -> str:
+        if now.errors > self._last.errors:
+            if not self._complained:
+                self._complained = True
+                log.warning(
+                    "uploads fail, the mount's log says why; they are tried again until they work: "
+                    "Ctrl-C ends the waiting, and leaves the mount and what is staged"
+                )
+            return "uploads fail"
+        waited = time.monotonic() - self._since
+        return f"nothing for {waited:.0f}s" if waited >= SILENT_S else "left unknown"
+
+
+def _look(path: str) -> Figures | None:
+    """None where nobody tells."""
     file = special_file(path, "stats")
     if file is None:
         return None
     with open(file, encoding="ascii") as stats:
-        figures = dict(line.split()[:2] for line in stats if line.startswith("juicefs_staging_"))
-    names = ("blocks", "writing_blocks", "block_bytes")
-    blocks, writing, size = (int(float(figures.get(f"juicefs_staging_{name}", 0))) for name in names)
-    return blocks + writing, size
+        figures = dict(line.split()[:2] for line in stats if line.startswith("juicefs_"))
+
+    def figure(name: str) -> int:
+        return int(float(figures.get(f"juicefs_{name}", 0)))
+
+    return Figures(
+        figure("staging_blocks") + figure("staging_writing_blocks"),
+        figure("staging_block_bytes"),
+        figure("staging_block_errors") + figure("object_request_errors"),  # by jfs, by the peer
+    )

@@ -19,6 +19,7 @@ from jfs.errors import BadObject, Conflict, CorruptRecord, FsError, UserError
         (Conflict("locked"), "the metadata engine is busy, nothing was changed: locked"),
         (click.UsageError("no such thing"), "no such thing"),
         (KeyboardInterrupt(), "interrupted"),
+        (click.Abort(), "interrupted"),
     ],
 )
 def test_what_is_expected_says_it_itself(error: BaseException, expected: str) -> None:
