@@ -16,7 +16,7 @@ import msgspec
 
 from jfs.meta.client import MetaClient
 from jfs.meta.types import ROOT_INO, Attr, Cred, Ino
-from jfs.vfs.files import OpenFileTable
+from jfs.vfs.files import Asked, OpenFileTable
 
 PAGE: Final = 4096
 SMALL_PAGE: Final = 256
@@ -109,6 +109,9 @@ class DirHandle:
         self._asked = offset
         first = offset - page.start
         rows = page.rows[first : first + ROWS]
+        if self._files.cache.seconds:
+            newest = self._files.cache.newest
+            rows = [(name, ino, None if attr is None else newest(ino, attr), after) for name, ino, attr, after in rows]
         if self._files.dirty:
             shown = self._files.shown
             rows = [(name, ino, None if attr is None else shown(ino, attr), after) for name, ino, attr, after in rows]
@@ -150,17 +153,25 @@ class DirHandle:
             after = None
         changes = self._meta.usage.changes
         seen, now = changes.number, time.monotonic()
+        asked = self._files.ask() if self._files.cache.seconds else None
         entries = await self._meta.readdir(self._cred, self.ino, after, self._size)
         rows: list[DirRow] = [
             (entry.name, entry.dentry.ino, entry.attr, number) for number, entry in enumerate(entries, start + 1)
         ]
-        if self._files:
+        if asked is not None:
+            self._learn(rows, asked)
+        elif self._files:
             self._notice(rows)
         if changes.number != seen:
             rows = _without(rows, changes.since(seen))
         self._page = _Page(start, after, rows, seen, now)
         self._ended = len(entries) < self._size
         self._size = min(2 * self._size, PAGE)
+
+    def _learn(self, rows: list[DirRow], asked: Asked) -> None:
+        for _, ino, attr, _ in rows:
+            if attr is not None:
+                self._files.learn(ino, attr, asked)
 
     def _notice(self, rows: list[DirRow]) -> None:
         find = self._files.get

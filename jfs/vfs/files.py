@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from jfs.meta.types import Attr, Ino
+from jfs.vfs.open_cache import OpenCache
 from jfs.vfs.writer import FileWriter, WriteContext
 
 REMEMBERED: Final = 100_000
@@ -14,10 +15,13 @@ REMEMBERED: Final = 100_000
 
 
 class Asked(NamedTuple):
-    """A question to the metadata for attributes: the how manieth of this mount, and the file's `changes` at that time."""
+    """A question to the metadata for attributes: the how manieth of this mount, and what it had changed by that time."""
 
     number: int
     changes: int
+    """Of the file."""
+    own_changes: int
+    """Of any (`OpenCache.changes`)."""
 
 
 class OpenFile:
@@ -111,8 +115,9 @@ class OpenFile:
 class OpenFileTable:
     """Open inodes by number."""
 
-    def __init__(self, context: WriteContext) -> None:
+    def __init__(self, context: WriteContext, cache: OpenCache) -> None:
         self._context = context
+        self.cache = cache
         self._files: dict[Ino, OpenFile] = {}
         self._questions = 0
         self._last_states: OrderedDict[Ino, tuple[int, int, int]] = OrderedDict()
@@ -145,7 +150,18 @@ class OpenFileTable:
         """Attributes are about to be asked for, of an inode that may be open; None: which one is not known yet."""
         self._questions += 1
         file = None if ino is None else self._files.get(ino)
-        return Asked(self._questions, 0 if file is None else file.changes)
+        return Asked(self._questions, 0 if file is None else file.changes, self.cache.changes)
+
+    def learn(self, ino: Ino, attr: Attr, asked: Asked) -> None:
+        """With --open-cache: the answer to a question of which it was not known that it was about this inode."""
+        cache = self.cache
+        cache.saw(ino, attr, asked, keep=False)
+        file = self._files.get(ino)
+        if file is None:
+            return
+        if asked.own_changes == cache.changes:
+            file.refresh(attr, asked._replace(changes=file.changes))
+        file.notice(attr)
 
     def enter(self, ino: Ino, attr: Attr, asked: Asked) -> OpenFile:
         """One more handle on the inode."""

@@ -7,7 +7,7 @@ waiting.  Holes are zeros and cost nothing.
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -69,6 +69,8 @@ class Reader:
         self.lend_most = 0
         """The longest read that may be answered with a range of a local file instead of bytes; 0: none may."""
         self.records_ttl_s = RECORDS_TTL_S
+        self.confirm: Callable[[OpenFile], Awaitable[None]] | None = None
+        """Where a file's attributes may be older than the records that were just loaded: asks for them."""
         self.on_records: Callable[[Ino, int, int], None] = _ignore
         """(inode, chunk, records or segments in it), when there are many."""
 
@@ -128,6 +130,8 @@ class Reader:
         version = file.version
         known: ChunkMap | None = file.records.get(index)
         records = await self._meta.read_chunk(file.ino, index)
+        if self.confirm is not None:
+            await self.confirm(file)
         expires = trio.current_time() + self.records_ttl_s
         if known is not None and known.records == records:
             known.expires = expires

@@ -43,6 +43,9 @@ Ts = TypeVarTuple("Ts")
 TICK_S: Final = 0.5
 RESTART_S: Final = 1.0
 
+READS_AGAIN: Final = 3
+"""So often a read begins anew because the file became longer or shorter meanwhile: one that never rests has to be read, too."""
+
 WRITE_SHARE: Final = 0.6
 READ_SHARE: Final = 0.3
 """Of `--buffer-size`: for what is to be written, and for what is read ahead; the rest is for what is on its way between threads, the kernel and the store."""
@@ -81,12 +84,14 @@ class Vfs:
         self.pool = BufferPool(int(options.buffer_size * WRITE_SHARE), meta.settings.block_size << 10)
         self.writes = WriteContext(meta, blocks, self.pool, self.durability, options.put_tries)
         self.landing = self.writes.landing
-        self.files = OpenFileTable(self.writes)
         self.open_cache = OpenCache(options.open_cache_s, options.open_cache_limit)
+        self.files = OpenFileTable(self.writes, self.open_cache)
         self.writes.on_change = self.open_cache.forget
         self.handles = HandleTable()
         self.reader = Reader(meta, blocks, options.max_readahead, int(options.buffer_size * READ_SHARE))
-        self.reader.records_ttl_s = max(self.reader.records_ttl_s, options.open_cache_s)
+        if options.open_cache_s > 0:
+            self.reader.records_ttl_s = max(self.reader.records_ttl_s, options.open_cache_s)
+            self.reader.confirm = self._confirm
         self.cleaner = Cleaner(meta, blocks, self.durability)
         self.compactor = Compactor(meta, blocks, self.files, self.durability)
         self.access_log = AccessLog()
@@ -169,7 +174,10 @@ class Vfs:
             return special
         if parent == ROOT_INO and self.special.is_trash_name(name):
             return Entry(TRASH_INO, await self._trash_attr())
+        asked = self.files.ask() if self.open_cache.seconds else None
         entry = await self.meta.lookup(cred, parent, name)
+        if asked is not None:
+            self.files.learn(entry.ino, entry.attr, asked)
         return self._with_unflushed(entry)
 
     async def mknod(self, cred: Cred, parent: Ino, name: bytes, mode: int, rdev: int) -> Entry:
@@ -234,18 +242,19 @@ class Vfs:
         if known is not None:
             return known if file is None else file.shown(known)
         asked = self.files.ask(ino)
-        changes = self.open_cache.changes
+        fresh = file is not None and self.open_cache.seconds > 0
         try:
-            attr = await self.meta.getattr(ino)
+            attr = await self.meta.getattr(ino, fresh=fresh)
         except FsError as error:
             # What is open keeps answering fstat after it is gone, as on a local file system.
             gone = self._last_seen(ino) if error.errno == errno.ENOENT else None
             if gone is None:
                 raise
             return gone
+        if self.open_cache.seconds:
+            self.open_cache.saw(ino, attr, asked, keep=file is not None)
         if file is None:
             return attr
-        self.open_cache.saw(ino, attr, changes)
         self._refresh(file, attr, asked)
         return file.shown(file.attr)
 
@@ -318,6 +327,7 @@ class Vfs:
         if name.startswith(FOREIGN_XATTRS):
             raise FsError(errno.ENOTSUP)
         await self.meta.setxattr(cred, ino, name, value, flags, opened=self.files.is_trashed(ino))
+        self.open_cache.forget(ino)
 
     async def listxattr(self, ino: Ino) -> list[bytes]:
         return [] if is_special(ino) else await self.meta.listxattr(ino)
@@ -326,6 +336,7 @@ class Vfs:
         if is_special(ino):
             raise FsError(errno.EPERM)
         await self.meta.removexattr(cred, ino, name, opened=self.files.is_trashed(ino))
+        self.open_cache.forget(ino)
 
     # -- files
 
@@ -341,7 +352,6 @@ class Vfs:
         if is_special(ino):
             return self.handles.add_special(self.special.open(cred, ino, flags))
         asked = self.files.ask(ino)
-        changes = self.open_cache.changes
         believed = False
 
         def known_attr() -> Attr | None:
@@ -353,7 +363,7 @@ class Vfs:
         known = known_attr if self.open_cache.seconds > 0 else None
         attr = await self.meta.open(cred, ino, flags, known, opened=self.files.is_trashed(ino))
         if not believed:
-            self.open_cache.saw(ino, attr, changes)
+            self.open_cache.saw(ino, attr, asked, keep=True)
         file = self._enter(ino, attr, asked, believed=believed)
         handle = self._new_handle(cred, file, flags)
         if flags & os.O_TRUNC and handle.writable:
@@ -399,12 +409,37 @@ class Vfs:
         try:
             if offset + size > file.length and self.open_cache.attr(file.ino) is None:
                 asked = self.files.ask(file.ino)
-                self._refresh(file, await self.meta.getattr(file.ino, fresh=True), asked)
+                attr = await self.meta.getattr(file.ino, fresh=True)
+                self.open_cache.saw(file.ino, attr, asked, keep=True)
+                self._refresh(file, attr, asked)
             self.compactor.requests += 1
+            if self.open_cache.seconds:
+                return await self._read_believing(file, handle, offset, size)
             return await self.reader.read(file, handle, offset, size)
         except (StoreError, CorruptRecord, OSError) as error:
             log.error("read inode %d at %d: %s", file.ino, offset, error)
             raise FsError(errno.EIO) from error
+
+    async def _read_believing(self, file: OpenFile, handle: Handle, offset: int, size: int) -> Data:
+        """With --open-cache: the length may turn out to be another on the way, and what was read ends at the old one."""
+        for _ in range(READS_AGAIN):
+            length = file.length
+            data = await self.reader.read(file, handle, offset, size)
+            if file.length == length:
+                return data
+        return await self.reader.read(file, handle, offset, size)
+
+    async def _confirm(self, file: OpenFile) -> None:
+        """With --open-cache: records of now need the length of now.  One that is gone is read on while its data is there."""
+        asked = self.files.ask(file.ino)
+        try:
+            attr = await self.meta.getattr(file.ino, fresh=True)
+        except FsError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return
+        self.open_cache.saw(file.ino, attr, asked, keep=True)
+        self._refresh(file, attr, asked)
 
     async def write(self, fh: int, offset: int, data: bytes | memoryview, flags: int | None = None) -> int:
         """`flags`: of the descriptor now, which fcntl(2) may have changed; None: as it was opened."""
@@ -484,7 +519,7 @@ class Vfs:
         finally:
             self.files.leave(file)
             if file.opens == 0:
-                self.open_cache.keep_records(file.ino, file.records)
+                self.open_cache.keep_records(file.ino, file.attr, file.records)
 
     # -- directories
 
