@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 import re
 import signal
 from collections.abc import Generator
@@ -27,8 +28,12 @@ __all__ = [
 
 
 def pytest_configure() -> None:
-    """SIGTERM ends the run as Ctrl-C does, so that no mount is left behind; an example of hypothesis may take its time."""
+    """SIGTERM ends the run as Ctrl-C does, so that no mount is left behind; an example of hypothesis may take its time.
+
+    And files are made with the modes that the tests expect, whoever runs them.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.umask(0o022)
     settings.register_profile(
         "unhurried", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
