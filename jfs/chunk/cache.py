@@ -11,6 +11,7 @@ from jfs.chunk.cache_dir import CacheDir
 from jfs.chunk.descriptors import Descriptors
 from jfs.chunk.eviction import check_policy
 from jfs.chunk.file_range import FileRange
+from jfs.chunk.folders import DISK_FAULTS
 from jfs.chunk.memory_cache import BlockCache, MemoryCache
 from jfs.chunk.options import ChunkOptions
 from jfs.chunk.ring import Ring, legacy_place
@@ -71,19 +72,29 @@ class DiskCache:
         self.dirs: list[CacheDir] = []
         for folder in sorted(options.cache_dirs):
             path = f"{os.path.abspath(folder)}/{options.uuid}"
-            try:
-                self.dirs.append(
-                    CacheDir(path, options, self._counts, share=len(options.cache_dirs), removed=self._gone.append)
-                )
-                if self.dirs[-1].usable:
-                    log.info("Disk cache (%s/): used ratio - %s", path, _used_ratio(path))
-            except OSError as error:
-                raise UserError(f"cache folder {path}: {error.strerror}") from error
+            share = len(options.cache_dirs)
+            self.dirs.append(CacheDir(path, options, self._counts, share=share, removed=self._gone.append))
+        self._open_dirs()
         self._placing: tuple[list[tuple[str, str]], Ring] = ([], Ring([]))
         self._descriptors = Descriptors()
         self._fallback: MemoryCache | None = None
         for each in self.dirs:
             each.start()
+
+    def _open_dirs(self) -> None:
+        """What cannot be used is left out, and tried again later.  UserError where that leaves none but by a fault of a disk."""
+        failures: dict[CacheDir, OSError] = {}
+        for each in self.dirs:
+            try:
+                each.open()
+                log.info("Disk cache (%s/): used ratio - %s", each.folder, _used_ratio(each.folder))
+            except OSError as error:
+                failures[each] = error
+        for each, failure in failures.items():
+            if len(failures) == len(self.dirs) and failure.errno not in DISK_FAULTS:
+                raise UserError(f"cache folder {each.folder}: {failure.strerror}") from failure
+        for each, failure in failures.items():
+            each.give_up(f"open: {failure.strerror}")
 
     def counts(self) -> CacheCounts:
         """The counters, with what is held right now."""

@@ -10,7 +10,6 @@ makes the cache smaller.
 """
 
 import contextlib
-import errno
 import logging
 import os
 import queue
@@ -24,7 +23,7 @@ from typing import Final
 from jfs.chunk import checksum
 from jfs.chunk.cache_index import BLOCK_OVERHEAD, CacheIndex
 from jfs.chunk.eviction import expired, victims
-from jfs.chunk.folders import LOCK_NAME, device_of, lock_id, make_private, walk
+from jfs.chunk.folders import FULL, LOCK_NAME, REFUSED, device_of, lock_id, make_private, walk
 from jfs.chunk.options import ChunkOptions
 from jfs.chunk.stats import CacheCounts
 from jfs.object.file import publish
@@ -45,10 +44,6 @@ REFUSED_S: Final = 30.0
 # Looking for blocks that are too old goes through all of them: not more often than this.
 EXPIRY_INTERVAL_S: Final = 60.0
 
-FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-REFUSED: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
-DISK_FAULTS: Final = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.EUCLEAN, errno.EROFS, *FULL)
-
 log = logging.getLogger(__name__)
 
 
@@ -67,7 +62,7 @@ class CacheDir:
     ) -> None:
         """One of `share` folders that divide the cache's limits; less if the disk is small.  `removed` hears of files that go.
 
-        A disk that fails now may work later; other OSErrors are raised.
+        `open` it first, or `give_up` what could not be opened: it is tried again.
         """
         self.folder = folder
         self.id = str(uuid.uuid4())
@@ -103,14 +98,8 @@ class CacheDir:
             threading.Thread(target=target, name=f"cache-{target.__name__.strip('_')}", daemon=True)
             for target in (self._write_loop, self._tend_loop)
         ]
-        try:
-            self._open()
-        except OSError as error:
-            if error.errno not in DISK_FAULTS:
-                raise
-            self.give_up(f"open: {error.strerror}")
 
-    def _open(self) -> None:
+    def open(self) -> None:
         """Take the folder into use.  Raises OSError."""
         self.id = lock_id(self.folder, self.id)
         self._device = device_of(self.folder)
@@ -336,9 +325,8 @@ class CacheDir:
         self._scanned = False
         self.index.clear()
         self._retry_at = time.monotonic() + self._pause
-        log.error(
-            "cache folder %s is not used any more: %s (it is tried again in %d s)", self.folder, why, round(self._pause)
-        )
+        state = "not used any more" if self.openings else "not used"
+        log.error("cache folder %s is %s: %s (it is tried again in %d s)", self.folder, state, why, round(self._pause))
         self._pause = min(2 * self._pause, LONGEST_PAUSE_S)
 
     def try_again(self) -> None:
@@ -349,7 +337,7 @@ class CacheDir:
                 return
             make_private(self.folder)
             self._probe()
-            self._open()
+            self.open()
         except OSError as error:
             log.debug("cache folder %s: %s", self.folder, error)
             return

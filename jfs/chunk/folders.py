@@ -1,4 +1,4 @@
-"""The folders that blocks are kept in on this machine: making, naming and walking them."""
+"""The folders that blocks are kept in on this machine: making, naming and walking them, and what their errors mean."""
 
 import contextlib
 import errno
@@ -8,6 +8,38 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 LOCK_NAME: Final = ".lock"
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+REFUSED: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+AWAY: Final = (
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ESHUTDOWN,
+    errno.EREMOTEIO,
+)
+"""What a file system answers whose server, another machine or a process of this one, is away."""
+
+DISK_FAULTS: Final = (
+    errno.EIO,
+    errno.ENXIO,
+    errno.ENODEV,
+    errno.ENOMEDIUM,
+    errno.EUCLEAN,
+    errno.EBADMSG,
+    errno.EROFS,
+    *AWAY,
+    *FULL,
+)
+"""What fails today and may work tomorrow; after other errors the folder itself is a wrong one."""
 
 
 def make_private(folder: str) -> None:

@@ -82,7 +82,9 @@ def cache(tmp_path: Path) -> Any:
 def quiet_dir(folder: Path, **changes: Any) -> CacheDir:
     """A folder whose threads are not started: the test writes and tends."""
     settings = options(folder, **changes)
-    return CacheDir(str(folder / UUID), settings, CacheCounts())
+    made = CacheDir(str(folder / UUID), settings, CacheCounts())
+    made.open()
+    return made
 
 
 def fill(folder: CacheDir, count: int, size: int = BLOCK) -> list[str]:
@@ -636,7 +638,7 @@ def test_a_disk_that_works_again_is_used_again(tmp_path: Path, monkeypatch: pyte
     cache.close()
 
 
-@pytest.mark.logs("is not used any more: open: No space left on device")
+@pytest.mark.logs("is not used: open: No space left on device")
 def test_a_disk_that_is_full_at_the_start_joins_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(os, "link", fail_full)

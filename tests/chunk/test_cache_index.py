@@ -97,7 +97,9 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CacheDir:
 
     monkeypatch.setattr(cache_dir, "walk", walk)
     options = ChunkOptions(cache_dirs=[str(tmp_path)], cache_size=1 << 60, free_space_ratio=0.0)
-    return CacheDir(str(tmp_path / "uuid"), options, CacheCounts())
+    made = CacheDir(str(tmp_path / "uuid"), options, CacheCounts())
+    made.open()
+    return made
 
 
 def test_a_scan_costs_less_than_200_bytes_a_block(many: CacheDir) -> None:
