@@ -22,7 +22,7 @@ from typing import Final
 
 from jfs.chunk import checksum
 from jfs.chunk.cache_index import BLOCK_OVERHEAD, CacheIndex
-from jfs.chunk.eviction import expired, victims
+from jfs.chunk.eviction import Rest, expired, victims
 from jfs.chunk.folders import FULL, LOCK_NAME, REFUSED, device_of, lock_id, make_private, walk
 from jfs.chunk.options import ChunkOptions
 from jfs.chunk.stats import CacheCounts
@@ -82,6 +82,8 @@ class CacheDir:
         self._next_scan = 0.0
         self._next_expiry = 0.0
         self._full = False
+        self._rest = Rest()
+        """From evicting, and from caching: all that is left is staged, and too much."""
         self._refused_until = 0.0
         self._errors = 0
         self._pause = FIRST_PAUSE_S
@@ -107,6 +109,7 @@ class CacheDir:
         room = int(disk.f_blocks * disk.f_frsize * (1 - self._options.free_space_ratio))
         self.capacity = min(self._options.cache_size // self._share, room)
         self._errors = 0
+        self._rest.end()
         self._next_scan = self._retry_at = 0.0
         self.openings += 1
         self.usable = True
@@ -179,8 +182,8 @@ class CacheDir:
     # -- writing
 
     def add(self, key: str, data: bytes) -> None:
-        """Queue the block; dropped when the disk is full, the policy keeps what is there, or the writer lags."""
-        if not self.usable or self._full or self._refuses() or key in self.index:
+        """Queue the block; dropped when the disk is full, there is no room, or the writer lags."""
+        if not self.usable or self._full or self._rests() or self._refuses() or key in self.index:
             return
         if self._options.cache_eviction == "none" and self._over_limit(len(data) + BLOCK_OVERHEAD, 1):
             return
@@ -222,7 +225,7 @@ class CacheDir:
         return self.waiting.get(key) is data
 
     def _write(self, key: str, data: bytes) -> None:
-        if not self.usable or self._refuses():
+        if not self.usable or self._rests() or self._refuses():
             return
         start = time.perf_counter()
         path = self._raw + key
@@ -423,10 +426,18 @@ class CacheDir:
         self._full = shortage > 0
         if shortage > 0 or self._over_limit():
             self._evict(shortage)
+        elif self.used <= self.capacity * EVICT_TO and (not self._items or len(self.index) <= self._item_target()):
+            self._rest.end()
 
     def _over_limit(self, more: int = 0, items: int = 0) -> bool:
         """Whether the folder holds too much, or would with `more` bytes in so many more `items`."""
         return self.used + more > self.capacity or 0 < self._items < len(self.index) + items
+
+    def _item_target(self) -> int:
+        return int(self._items * EVICT_ITEMS_TO)
+
+    def _rests(self) -> bool:
+        return self._rest.lasts(time.monotonic())
 
     def _shortage(self) -> int:
         """Bytes that the disk lacks to have the wanted part free; a lack of inodes counts as bytes of average blocks."""
@@ -439,27 +450,46 @@ class CacheDir:
         return max(lacking, 0)
 
     def _evict(self, shortage: int = 0) -> None:
-        """Drop blocks until the limits are kept with some slack, and `shortage` bytes came free."""
-        if self._refuses():
+        """Drop blocks until the limits are kept with some slack, and `shortage` bytes came free.
+
+        If they are not, because all that is left is staged, it is not looked at again for a while.
+        """
+        if self._rests() or self._refuses():
             return
         target = self.used - shortage
         if self.used > self.capacity:
             target = min(target, int(self.capacity * EVICT_TO))
         held = len(self.index)
-        item_target = int(self._items * EVICT_ITEMS_TO) if 0 < self._items < held else held
+        item_target = self._item_target() if 0 < self._items < held else held
+        staged = False
         for number in victims(self._options.cache_eviction, self.index.used_at):
             if (self.used <= target and len(self.index) <= item_target) or not self.usable or self._refuses():
                 return
-            self._drop(self.index.key(number))
+            staged |= not self._drop(self.index.key(number))
+        if staged:
+            self._rest.begin(time.monotonic())
 
-    def _drop(self, key: str) -> None:
-        """Evict one block, unless a second link says that it waits for its upload."""
+    def released(self, key: str) -> None:
+        """The block was staged, and is a cached one from now on; it goes if there is too much and no eviction would come."""
+        if not self.usable or self._refuses():
+            return
+        try:
+            if (self._options.cache_eviction == "none" or self._rests()) and (
+                self._over_limit() or self._shortage() > 0
+            ):
+                self._drop(key)
+        except OSError as error:
+            self._failed(f"evict {key}", error)
+
+    def _drop(self, key: str) -> bool:
+        """Evict one block; False: a second link says that it waits for its upload."""
         try:
             found = os.stat(self._raw + key, follow_symlinks=False)
         except FileNotFoundError:
             self.index.discard(key)
-            return
+            return True
         if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
-            return
+            return False
         self.remove(key)
         self._counts.evicts += 1
+        return True

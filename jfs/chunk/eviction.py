@@ -11,6 +11,9 @@ from jfs.errors import UserError
 
 POLICIES: Final = ("2-random", "lru", "none")
 
+FIRST_REST_S: Final = 2.0
+LONGEST_REST_S: Final = 300.0
+
 _SAMPLE: Final = 2000
 _PARTS: Final = 20
 
@@ -20,6 +23,26 @@ def check_policy(policy: str) -> str:
     if policy not in POLICIES:
         raise UserError(f"unknown cache eviction policy {policy!r}; it is one of {', '.join(POLICIES)}")
     return policy
+
+
+class Rest:
+    """Looking for what can go takes time, and where nothing could go it is in vain: a pause, and a longer one each time."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._next = FIRST_REST_S
+
+    def lasts(self, now: float) -> bool:
+        return now < self._until
+
+    def begin(self, now: float) -> None:
+        self._until = now + self._next
+        self._next = min(2 * self._next, LONGEST_REST_S)
+
+    def end(self) -> None:
+        """There is room again."""
+        self._until = 0.0
+        self._next = FIRST_REST_S
 
 
 def victims(policy: str, used_at: dict[int, int], choose: Callable[[int], int] = random.randrange) -> Iterator[int]:

@@ -377,6 +377,8 @@ def _unlink(blocks: list[Staged]) -> dict[Staged, OSError]:
             block.folder.remove(block.key)
         except OSError as error:
             failures[block] = error
+        else:
+            block.folder.cache.released(block.key)
     for folder in {block.folder for block in blocks}:
         try:
             folder.require()
