@@ -659,6 +659,8 @@ class MetaClient:
         """End the sessions whose clients are gone."""
         now_s = self.now_s()
         for sid in await read(self.engine, sessions.stale_sessions, now_s):
+            if sid == self.sid:  # late, not gone
+                continue
             log.info("cleaning up stale session %d", sid)
             await self._clean_session(sid, now_s)
 

@@ -92,6 +92,19 @@ async def test_stale_sessions_are_cleaned_up_by_another_client(engine: Engine) -
     await assert_clean(client)
 
 
+async def test_no_client_ends_its_own_session(engine: Engine) -> None:
+    """It may have stood still for longer than its lease, after it last said that it is there."""
+    clock = Clock()
+    client = await new_volume(engine, clock, trash_days=0)
+    entry = await client.create(ROOT, ROOT_INO, b"f", 0o644)
+    await client.unlink(ROOT, ROOT_INO, b"f")
+    clock.advance(1000)
+    await client.clean_stale_sessions()
+    assert [session.sid for session in await all_sessions(engine)] == [client.sid]
+    assert (await client.getattr(entry.ino, fresh=True)).nlink == 0
+    await client.close(entry.ino)
+
+
 async def test_a_session_that_came_back_is_left_alone(engine: Engine) -> None:
     client = await new_volume(engine)
     now = client.now_s()
