@@ -128,7 +128,7 @@ def test_file_held_open_by_a_killed_mount_goes(tmp_path: Path) -> None:
     """The session of a killed mount expires; another mount then removes what only that session held."""
     volume = format_volume(JFS, tmp_path, "sustained", "--trash-days", "0")
     with volume.mounted(JFS, "--heartbeat", "1", at=tmp_path / "other") as other:
-        with volume.mounted(JFS, "--heartbeat", "1", at=tmp_path / "doomed") as doomed:
+        with volume.mounted(JFS, "--heartbeat", "1", at=tmp_path / "doomed", expect_log=["ended as stale"]) as doomed:
             descriptor = os.open(doomed.path / "f", os.O_WRONLY | os.O_CREAT)
             os.write(descriptor, bytes(3 << 20))
             os.fsync(descriptor)

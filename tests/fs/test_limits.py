@@ -67,6 +67,8 @@ def test_the_settings_change_under_a_mount(tmp_path: Path) -> None:
         volume.mounted(JFS, "--heartbeat", "1") as mount,
         volume.mounted(JFS, "--heartbeat", "1", "--upload-limit", "0", at=tmp_path / "free") as free,
     ):
+        for each in (mount, free):
+            each.expect_log("had been ended as stale")  # by the other, while it stood still
         assert exceeds(2 * most, write_rate, mount, "f", data)
         changed = JFS.run("config", volume.url, "--upload-limit", str(LIMIT_MBPS), "--download-limit", "1G")
         assert changed.stdout == "upload-limit: 0.0 Mbps -> 32.0 Mbps\ndownload-limit: 0.0 Mbps -> 1.0 Gbps\n"

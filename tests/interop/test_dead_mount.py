@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.deadline import eventually
+from tests.interop.test_jobs import LATE
 from tests.mounts import JFS, PEER, Client, Volume, format_volume
 from tests.tikv.cluster import Cluster
 from tests.tikv.fixtures import fresh_address
@@ -23,10 +24,10 @@ def sessions(volume: Volume) -> list[int]:
 def test_what_a_dead_mount_held_goes(tmp_path: Path, tikv_cluster: Cluster, dying: Client, living: Client) -> None:
     address = fresh_address(tikv_cluster)
     volume = format_volume(JFS, tmp_path, "held", "--trash-days", "0", address=address)
-    with volume.mounted(living, *HEARTBEAT, at=tmp_path / "living") as other:
+    with volume.mounted(living, *HEARTBEAT, at=tmp_path / "living", expect_log=[LATE]) as other:
         (other.path / "kept").write_text("kept")
         before = sessions(volume)
-        with volume.mounted(dying, *HEARTBEAT, at=tmp_path / "doomed") as doomed:
+        with volume.mounted(dying, *HEARTBEAT, at=tmp_path / "doomed", expect_log=[LATE]) as doomed:
             descriptor = os.open(doomed.path / "f", os.O_WRONLY | os.O_CREAT)
             os.write(descriptor, bytes(3 << 20))
             os.fsync(descriptor)

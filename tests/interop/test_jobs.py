@@ -35,7 +35,7 @@ def expiries(volume: Volume) -> dict[int, int]:
 def dies_with_an_open_file(volume: Volume, client: Client) -> int:
     """A mount is killed while it holds a file that has lost its name; its session."""
     before = set(expiries(volume))
-    with volume.mounted(client, *BRISK, at=volume.folder / "dying") as mount:
+    with volume.mounted(client, *BRISK, at=volume.folder / "dying", expect_log=[LATE]) as mount:
         (sid,) = set(expiries(volume)) - before
         fd = os.open(mount.path / "f", os.O_RDWR | os.O_CREAT)
         try:
