@@ -14,6 +14,10 @@ from tests.tikv.fixtures import fresh_address
 CLIENT = PEER if os.environ.get("JFS_TEST_CLIENT") == "juicefs" else JFS
 
 
+LIFE = 900.0
+"""Seconds: a mount serves all tests of a file, one after the other."""
+
+
 class Places(NamedTuple):
     """The same work is done in both."""
 
@@ -30,7 +34,7 @@ def fs_volume(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def mount(fs_volume: Volume) -> Generator[Mount, None, None]:
-    with fs_volume.mounted(CLIENT, "--enable-xattr") as mount:
+    with fs_volume.mounted(CLIENT, "--enable-xattr", life=LIFE) as mount:
         yield mount
 
 

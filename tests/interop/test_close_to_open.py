@@ -16,12 +16,15 @@ from tests.tikv.fixtures import fresh_address
 
 ROUNDS = 60
 
+LIFE = 600.0
+"""Seconds: the mounts serve all tests of this file."""
+
 
 @pytest.fixture(scope="module")
 def mounts(tmp_path_factory: pytest.TempPathFactory, tikv_cluster: Cluster) -> Generator[list[Mount], None, None]:
     folder = tmp_path_factory.mktemp("open")
     volume = format_volume(JFS, folder, "open", "--trash-days", "0", address=fresh_address(tikv_cluster))
-    with several_mounts(volume, 2, 1) as mounts:
+    with several_mounts(volume, 2, 1, life=LIFE) as mounts:
         yield mounts
     assert_clean(volume, mounts[2:])
 
