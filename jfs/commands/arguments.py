@@ -21,6 +21,8 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 NO_BOUND: Final = (1 << 63) - 1
 """The most that the peer's records hold."""
 
+NEGATIVE: Final = "less than 0"
+
 _TRUTH: Final = {"true": "true", "t": "true", "1": "true", "false": "false", "f": "false", "0": "false"}
 
 
@@ -126,7 +128,8 @@ def is_switch(option: click.Parameter) -> bool:
     return isinstance(option.type, click.types.BoolParamType)
 
 
-# -- parameter types: a malformed value is a UserError in the peer's words
+# -- parameter types: a malformed value is a UserError in the peer's words.  Where `instead` is given, one that is well formed and
+# makes no sense is a warning, and that is used: the peer makes a mount then, and a machine's boot may depend on it.
 
 
 class Size(click.ParamType[int]):
@@ -134,11 +137,17 @@ class Size(click.ParamType[int]):
 
     name = "size"
 
-    def __init__(self, unit: int = 1) -> None:
+    def __init__(self, unit: int = 1, *, instead: int | None = None) -> None:
         self.unit = unit
+        self.instead = instead
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        return _converted(lambda: units.parse_size(value, self.unit) if isinstance(value, str) else value, value, param)
+        if not isinstance(value, str):
+            return int(value)
+        if self.instead is not None and _is_negative(value, units.parse_size):
+            warn_of_value(value, _name(param), NEGATIVE, f"{units.show_size(self.instead)} is used")
+            return self.instead
+        return _converted(lambda: units.parse_size(value, self.unit), value, param)
 
 
 class Rate(click.ParamType[int]):
@@ -150,13 +159,25 @@ class Rate(click.ParamType[int]):
         return _converted(lambda: units.parse_rate(value) if isinstance(value, str) else value, value, param)
 
 
+class MountRate(click.ParamType[int | None]):
+    """The same of a mount: None stands for the volume's setting."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if isinstance(value, str) and _is_negative(value, units.parse_rate):
+            warn_of_value(value, _name(param), NEGATIVE, "the volume's setting is used")
+            return None
+        return Rate().convert(value, param, ctx)
+
+
 class Duration(click.ParamType[float]):
-    """Seconds.  As for the peer, a malformed one is a warning and counts as 0; where 0 is no answer, it is refused."""
+    """Seconds.  As for the peer, a malformed one is a warning and counts as 0; where 0 is no answer, `instead` is used."""
 
     name = "duration"
 
-    def __init__(self, *, zero: bool = True) -> None:
-        self.zero = zero
+    def __init__(self, *, instead: float = 0.0) -> None:
+        self.instead = instead
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if not isinstance(value, str):
@@ -166,10 +187,11 @@ class Duration(click.ParamType[float]):
             seconds = units.parse_duration(value)
         except ValueError as error:
             why = str(error)
-            if self.zero:
+            if not self.instead:
                 log.warning("option --%s: %s; taken as 0", _name(param), error)
-        if not seconds and not self.zero:
-            raise UserError(f'Invalid value "{value}" for "{_name(param)}": {why}')
+        if not seconds and self.instead:
+            warn_of_value(value, _name(param), why, f"{self.instead:g} s is used")
+            return self.instead
         return seconds
 
 
@@ -178,19 +200,25 @@ class Whole(click.ParamType[int]):
 
     name = "number"
 
-    def __init__(self, least: int = 0, most: int = NO_BOUND, why: str = "") -> None:
-        """`why`: what is said of the bounds beside them."""
+    def __init__(self, least: int = 0, most: int = NO_BOUND, why: str = "", *, instead: int | None = None) -> None:
+        """`why`: what is said of the bounds beside them.  `instead`: for less than the least; for more it is the most."""
         self.least = least
         self.most = most
         self.why = why
+        self.instead = instead
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         number = _converted(lambda: _whole(value), value, param)
-        if not self.least <= number <= self.most:
-            bounded = number > self.most or self.most < NO_BOUND
-            wanted = f"from {self.least} to {self.most}" if bounded else f"from {self.least} on"
-            raise UserError(f'Invalid value "{value}" for "{_name(param)}": a number {wanted} is wanted{self.why}')
-        return number
+        if self.least <= number <= self.most:
+            return number
+        bounded = number > self.most or self.most < NO_BOUND
+        wanted = f"from {self.least} to {self.most}" if bounded else f"from {self.least} on"
+        why = f"a number {wanted} is wanted{self.why}"
+        if self.instead is None:
+            raise UserError(f'Invalid value "{value}" for "{_name(param)}": {why}')
+        used = self.most if number > self.most else self.instead
+        warn_of_value(value, _name(param), why, f"{used} is used")
+        return used
 
 
 TRASH_DAYS: Final = Whole(0, 100_000, " (273 years: times are counted in nanoseconds)")
@@ -202,13 +230,33 @@ class OneOf(click.ParamType[str]):
 
     name = "word"
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, instead: str | None = None) -> None:
         self.words = words
+        self.instead = instead
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value not in self.words:
-            raise UserError(f'Invalid value "{value}" for "{_name(param)}": must be one of {", ".join(self.words)}')
-        return str(value)
+        if value in self.words:
+            return str(value)
+        why = f"must be one of {', '.join(self.words)}"
+        if self.instead is None:
+            raise UserError(f'Invalid value "{value}" for "{_name(param)}": {why}')
+        warn_of_value(value, _name(param), why, f"{self.instead} is used")
+        return self.instead
+
+
+def warn_of_value(value: str, name: str, why: str, used: str) -> None:
+    """An option's value makes no sense, and something else is done."""
+    log.warning('Invalid value "%s" for "%s": %s; %s instead', value, name, why, used)
+
+
+def _is_negative(text: str, parse: Callable[[str], object]) -> bool:
+    """Whether it would be well formed without a minus sign."""
+    sign, number = text.strip()[:1], text.strip()[1:]
+    try:
+        parse(number)
+    except ValueError:
+        return False
+    return sign == "-"
 
 
 def _whole(value: Any) -> int:

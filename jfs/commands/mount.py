@@ -33,7 +33,7 @@ def default_log() -> str:
 @arguments.switch("--no-bgjob", text="no background jobs: clean-up of sessions, trash and deleted files")
 @arguments.value(
     "--atime-mode",
-    kind=arguments.OneOf("noatime", "relatime", "strictatime"),
+    kind=arguments.OneOf("noatime", "relatime", "strictatime", instead="noatime"),
     default="noatime",
     text="when reads move atime",
 )
@@ -67,34 +67,47 @@ def default_log() -> str:
     default=10,
     text="patience with a store that fails: N stands for N(N+1)(2N+1)/6 seconds in which a request is tried again (10: 385 s)",
 )
-@arguments.value("--max-uploads", kind=arguments.Whole(1, 10_000), default=20, text="uploads at once")
-@arguments.value("--max-downloads", kind=arguments.Whole(1, 10_000), default=200, text="downloads at once")
+@arguments.value("--max-uploads", kind=arguments.Whole(1, 10_000, instead=1), default=20, text="uploads at once")
+@arguments.value("--max-downloads", kind=arguments.Whole(1, 10_000, instead=200), default=200, text="downloads at once")
 @arguments.value(
     "--upload-limit",
-    kind=arguments.Rate(),
+    kind=arguments.MountRate(),
     text="most that is uploaded, Mbps; 0: no limit; default: the volume's setting",
 )
-@arguments.value("--download-limit", kind=arguments.Rate(), text="most that is downloaded, Mbps; in the same way")
-@arguments.value("--max-deletes", kind=arguments.Whole(1, 10_000), default=10, text="deletions at once")
+@arguments.value("--download-limit", kind=arguments.MountRate(), text="most that is downloaded, Mbps; in the same way")
+@arguments.value(
+    "--max-deletes",
+    kind=arguments.Whole(0, 10_000, instead=10),
+    default=10,
+    text="deletions at once; 0: the mount deletes no blocks",
+)
 @arguments.value(
     "--buffer-size", kind=arguments.Size(MIB), default=300 * MIB, text="memory for buffered data, MiB without a unit"
 )
 @arguments.value(
-    "--max-readahead", kind=arguments.Size(MIB), default=32 * MIB, text="read-ahead per handle, MiB without a unit"
+    "--max-readahead",
+    kind=arguments.Size(MIB, instead=32 * MIB),
+    default=32 * MIB,
+    text="read-ahead of one stream, MiB without a unit",
 )
-@arguments.value("--prefetch", kind=arguments.Whole(0, 1000), default=1, text="blocks fetched ahead at once")
+@arguments.value("--prefetch", kind=arguments.Whole(0, 1000, instead=0), default=1, text="blocks fetched ahead at once")
 @arguments.value(
     "--cache-dir", text="folders of the disk cache, separated by colons, globs too; memory: a cache in memory"
 )
 @arguments.value(
-    "--cache-size", kind=arguments.Size(MIB), default=100 << 30, text="size of the cache, MiB without a unit"
+    "--cache-size",
+    kind=arguments.Size(MIB, instead=100 << 30),
+    default=100 << 30,
+    text="size of the cache, MiB without a unit",
 )
-@arguments.value("--cache-items", kind=arguments.Whole(), default=0, text="most blocks in the cache; 0: no limit")
+@arguments.value(
+    "--cache-items", kind=arguments.Whole(instead=0), default=0, text="most blocks in the cache; 0: no limit"
+)
 @arguments.value("--cache-mode", default="0600", text="permissions of cached blocks, octal")
 @arguments.value("--free-space-ratio", default="0.1", text="share of a cache disk that stays free")
 @arguments.value(
     "--cache-eviction",
-    kind=arguments.OneOf("2-random", "lru", "none"),
+    kind=arguments.OneOf("2-random", "lru", "none", instead="2-random"),
     default="2-random",
     text="which block goes first",
 )
@@ -108,7 +121,7 @@ def default_log() -> str:
 @arguments.switch("--cache-large-write", text="cache whole blocks when they are written")
 @arguments.value(
     "--verify-cache-checksum",
-    kind=arguments.OneOf("none", "full", "shrink", "extend"),
+    kind=arguments.OneOf("none", "full", "shrink", "extend", instead="extend"),
     default="extend",
     text="how the checksums of cached blocks are verified",
 )
@@ -117,13 +130,13 @@ def default_log() -> str:
 )
 @arguments.value(
     "--writeback-threshold-size",
-    kind=arguments.Size(),
+    kind=arguments.Size(instead=0),
     default=0,
     text="with --writeback: only blocks smaller than this, bytes without a unit; 0: all",
 )
 @arguments.value(
     "--max-stage-write",
-    kind=arguments.Whole(),
+    kind=arguments.Whole(instead=0),
     default=1000,
     text="with --writeback: blocks being written to the cache folder at once, the next go to the store; 0: no limit",
 )
@@ -141,10 +154,10 @@ def default_log() -> str:
 @arguments.value("--storage-class", default="", text="storage class of the objects that this client puts")
 @arguments.switch("--check-storage", text="try the storage out first: put, get and delete a small object")
 @arguments.value(
-    "--get-timeout", kind=arguments.Duration(zero=False), default=60.0, text="longest time for a download, seconds"
+    "--get-timeout", kind=arguments.Duration(instead=60.0), default=60.0, text="longest time for a download, seconds"
 )
 @arguments.value(
-    "--put-timeout", kind=arguments.Duration(zero=False), default=60.0, text="longest time for an upload, seconds"
+    "--put-timeout", kind=arguments.Duration(instead=60.0), default=60.0, text="longest time for an upload, seconds"
 )
 @arguments.not_yet(
     "--tag",

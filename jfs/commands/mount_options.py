@@ -1,6 +1,8 @@
 """What the options of one mount say together: what cannot be is refused, and what does nothing is told."""
 
+import glob
 import logging
+import math
 import os
 import re
 from collections.abc import Container, Iterable
@@ -8,16 +10,19 @@ from typing import Any, Final
 
 import msgspec
 
-from jfs.chunk.cache import parse_cache_dirs, split_cache_dirs
+from jfs.chunk.cache import FALLBACK_BYTES, parse_cache_dirs, split_cache_dirs
 from jfs.chunk.hours import parse_hours
+from jfs.commands.arguments import warn_of_value
 from jfs.errors import UserError
 from jfs.meta.engines import split_url
 from jfs.meta.settings import Settings
+from jfs.units import show_size
 from jfs.volume import LOCAL_STORES, default_cache_dir, default_folders, is_staged_in, staging_path
 
 log = logging.getLogger(__name__)
 
 CACHE_MODE: Final = re.compile("0?[0-7]{3}")
+HOURS: Final = "two different hours from 0 to 23 are wanted, such as 23,5"
 
 WRITEBACK: Final = ("writeback_threshold_size", "max_stage_write", "upload_delay", "upload_hours")
 DISK_CACHE: Final = ("cache_mode", "free_space_ratio", "verify_cache_checksum", "cache_scan_interval")
@@ -37,24 +42,68 @@ REMOTE: Final = ("storage_class", "get_timeout", "put_timeout")
 
 def check_numbers(options: dict[str, Any]) -> None:
     """Turn the options that are written in a notation of their own into numbers.  UserError, also for those that contradict
-    each other."""
-    if not CACHE_MODE.fullmatch(options["cache_mode"]):
-        raise UserError(f'Invalid value "{options["cache_mode"]}" for "cache-mode": octal permissions are wanted')
-    options["cache_mode"] = int(options["cache_mode"], 8)
-    try:
-        ratio = options["free_space_ratio"] = float(options["free_space_ratio"])
-    except ValueError:
-        ratio = -1.0
-    if not 0 <= ratio < 1:
-        raise UserError(
-            f'Invalid value "{options["free_space_ratio"]}" for "free-space-ratio": from 0 to below 1 is wanted'
-        )
-    parse_hours(options["upload_hours"])
+    each other; what makes no sense is a warning, and something else is used (see `arguments.Size`)."""
+    options["cache_mode"] = _cache_mode(options["cache_mode"])
+    options["free_space_ratio"] = _free_space_ratio(options["free_space_ratio"])
+    options["upload_hours"] = _upload_hours(options["upload_hours"])
     if options["writeback"] and (options["cache_dir"] == "memory" or not options["cache_size"]):
-        raise UserError("--writeback keeps blocks in a cache folder: not with --cache-dir memory or --cache-size 0")
+        raise UserError(
+            "--writeback keeps blocks in a cache folder: not with --cache-dir memory or --cache-size 0; "
+            "without --writeback they go to the store at once"
+        )
     if options["cache_dir"] and options["cache_dir"] != "memory":
-        options["cache_dir"] = ":".join(map(os.path.abspath, split_cache_dirs(options["cache_dir"])))
-        parse_cache_dirs(options["cache_dir"])
+        _check_folders(options)
+
+
+def _cache_mode(text: str) -> int:
+    if CACHE_MODE.fullmatch(text):
+        return int(text, 8)
+    warn_of_value(text, "cache-mode", "octal permissions are wanted", "0600 is used")
+    return 0o600
+
+
+def _free_space_ratio(text: str) -> float:
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = math.nan
+    if math.isnan(ratio):
+        raise UserError(f'Invalid value "{text}" for "free-space-ratio": a number from 0 to below 1 is wanted')
+    if ratio < 0:
+        warn_of_value(text, "free-space-ratio", "less than 0", "0.1 is used")
+        return 0.1
+    if ratio > 1:
+        warn_of_value(text, "free-space-ratio", "more than a whole disk: nothing is kept on one", "1 is used")
+        return 1.0
+    return ratio
+
+
+def _upload_hours(text: str) -> str:
+    try:
+        parse_hours(text)
+    except UserError:
+        warn_of_value(text, "upload-hours", HOURS, "blocks are uploaded at any time")
+        return ""
+    return text
+
+
+def _check_folders(options: dict[str, Any]) -> None:
+    """Paths become absolute.  Patterns that match nothing go; if nothing is left there is a small cache in memory, as for the
+    peer."""
+    parts = list(map(os.path.abspath, split_cache_dirs(options["cache_dir"])))
+    left = [part for part in parts if not glob.has_magic(part) or glob.glob(part)]
+    if options["writeback"] and not left:
+        raise UserError(
+            f"--writeback keeps blocks in a cache folder: no folder matches {', '.join(parts)}; make the folders first, or name "
+            "them without a pattern"
+        )
+    for part in parts:
+        if part not in left:
+            log.warning("no folder matches %s of --cache-dir", part)
+    options["cache_dir"] = ":".join(left) or "memory"
+    if not left and options["cache_size"]:
+        size = options["cache_size"] = min(options["cache_size"], FALLBACK_BYTES)
+        log.warning("no cache folder is there: up to %s are cached in memory instead", show_size(size))
 
 
 # -- what does nothing

@@ -179,8 +179,6 @@ def test_check_storage(volume: Volume) -> None:
         (("--bucket", "http://127.0.0.1:1"), "invalid s3 bucket"),
         (("--storage", "file", "--bucket", "relative"), "file storage needs an absolute path, not 'relative/'"),
         (("--storage", "floppy"), "invalid storage 'floppy'"),
-        (("--get-timeout", "0"), 'Invalid value "0" for "get-timeout": more than 0 s is wanted'),
-        (("--get-timeout", "abc"), 'Invalid value "abc" for "get-timeout": malformed duration'),
     ],
 )
 def test_bad_mounts(volume: Volume, flags: tuple[str, ...], said: str) -> None:
