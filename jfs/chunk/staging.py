@@ -151,8 +151,8 @@ class Staging:
         self._busy: set[Staged] = set()
         self._moving: set[str] = set()
         """Perhaps on the disk, and on their way into the books or out of them: a scan passes them by."""
-        self._doomed: set[str] = set()
-        """Those of them that were deleted, until their files have gone."""
+        self._doomed: dict[str, StagingDir | None] = {}
+        """Those of them that were deleted, until their files have gone; and where they lie, if that is known."""
         self._writers = trio.CapacityLimiter(WRITERS)
         self._adrift: dict[str, StagingDir] = {}
         """Blocks that threads on a disk that hangs are still writing, for nobody."""
@@ -466,7 +466,7 @@ class Staging:
 
     def left(self, keys: Iterable[str]) -> None:
         """The files of these blocks are gone; those of deleted ones that `unlink` has not removed are not."""
-        self._moving.difference_update(set(keys) - self._doomed)
+        self._moving.difference_update(set(keys) - self._doomed.keys())
 
     def is_moving(self, key: str) -> bool:
         """Whether the block's file may be there though it is not in the books."""
@@ -510,20 +510,26 @@ class Staging:
                 if not self.scanned or key in self._moving:  # perhaps it lies there
                     gone.add(key)
                     self._moving.add(key)
+                    self._doomed.setdefault(key, None)
                 continue
             await self.wait_upload(block)
             if not block.dropped:
                 self._drop(block)
                 gone.add(key)
+                self._doomed[key] = block.folder
                 if not block.attempted:
                     never.add(key)
-        self._doomed |= gone
         return gone, never
 
     def unlink(self, key: str) -> bool:
-        """Remove a deleted block's staged file, wherever it lies; whether there was one.  Blocking.  Raises OSError."""
-        removed = [folder.remove(key) for folder in self._dirs.values()]
-        self._doomed.discard(key)
+        """Remove a deleted block's staged file, wherever it lies; whether there was one.  Blocking.  Raises OSError.
+
+        A folder that is out of use is passed by unless the block is known to lie there: if it does, `gc` finds its object.
+        """
+        home = self._doomed.get(key)
+        looked = [folder for folder in self._dirs.values() if folder.cache.usable or folder is home]
+        removed = [folder.remove(key) for folder in looked]
+        self._doomed.pop(key, None)
         return any(removed)
 
 

@@ -484,3 +484,27 @@ async def test_a_deleted_block_that_another_mount_has_uploaded_leaves_the_store_
         assert mounted.store.keys == [block_key(1, 0, 1000)]
         await blocks.remove(1, 1000)
     assert mounted.store.deleted == mounted.store.keys
+
+
+async def test_a_folder_that_is_out_of_use_holds_up_no_deletion(mounted: Mounted, tmp_path: Path) -> None:
+    """Its staged blocks are not known, so any deleted one may lie there."""
+    blocks = mounted.open(folders=2, upload_delay=3600.0)
+    out, used = books(blocks).dirs
+    out.cache.usable = False
+    remove = StagingDir.remove
+
+    def broken(folder: StagingDir, key: str) -> bool:
+        if folder is out:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        return remove(folder, key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StagingDir, "remove", broken)
+        mounted.store.put(block_key(1, 0, 1000), pattern(1000))
+        await blocks.remove(1, 1000)
+        assert mounted.store.deleted == [block_key(1, 0, 1000)]
+        await blocks.put(2, 0, pattern(1000))
+        assert used.path(block_key(2, 0, 1000)).endswith(mounted.staged[0])
+        await blocks.remove(2, 1000)
+    assert mounted.staged == []
+    await blocks.close()
