@@ -24,7 +24,7 @@ from tests.trees import outcome
 measured = logging.getLogger("measured")
 
 
-ROUNDS = int(os.environ.get("JFS_KILL_ROUNDS", "7"))
+ROUNDS = int(os.environ.get("JFS_KILL_ROUNDS", "50"))
 """In all; most of them on SQLite and a folder, the rest on TiKV and S3."""
 DEAD = "left by a mount that died"
 PLACES = {"sqlite3 and file": ROUNDS - ROUNDS * 2 // 5, "tikv and s3": ROUNDS * 2 // 5}
