@@ -22,7 +22,7 @@ from tests.s3server import S3Server, free_ports
 
 MIB = 1 << 20
 # a loaded machine may add to the second that a client waits at most between two tries; the peer needs 10 s
-RESUMES_S = 3.0
+RESUMES_S = 2.0
 OUTAGES_AT_MOST = 3
 """A machine that has other work may be late for once; who waits for too long is late each time."""
 TROUBLE = ["trying again", "cannot be uploaded yet"]
@@ -68,7 +68,7 @@ def assert_all_there(volume: Volume, log: Path) -> None:
 
 
 OUTAGES = {
-    "away": (Fault.AWAY, 12.0),
+    "away": (Fault.AWAY, 20.0),
     "503": (Fault.BUSY, 6.0),
     "frozen": (Fault.HANG, 6.0),
     "lost": (Fault.LOST, 15.0),
