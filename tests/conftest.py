@@ -69,7 +69,6 @@ class _Collector(logging.Handler):
 @pytest.fixture(autouse=True)
 def clean_log(request: pytest.FixtureRequest) -> Generator[None, None, None]:
     """Fail a test that logs a warning or an error under `jfs` which its `logs` mark does not name."""
-    expected = [pattern for mark in request.node.iter_markers("logs") for pattern in mark.args]
     collector = _Collector()
     logger = logging.getLogger("jfs")
     logger.addHandler(collector)
@@ -77,6 +76,7 @@ def clean_log(request: pytest.FixtureRequest) -> Generator[None, None, None]:
         yield
     finally:
         logger.removeHandler(collector)
+    expected = [pattern for mark in request.node.iter_markers("logs") for pattern in mark.args]
     unexpected = [line for line in collector.lines if not any(re.search(pattern, line) for pattern in expected)]
     if unexpected:
         pytest.fail("unexpected log lines:\n" + "\n".join(unexpected), pytrace=False)

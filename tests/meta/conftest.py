@@ -33,6 +33,8 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Engine, 
         opened = MemoryEngine()
     elif request.param == "tikv":
         cluster: Cluster = request.getfixturevalue("tikv_cluster")
+        # A server that gets no processor for three seconds is said not to answer; what was asked must come all the same.
+        request.node.add_marker(pytest.mark.logs("the metadata store .* does not answer, trying again"))
         opened = open_engine(cluster.url(f"test{next(_volumes)}"))
     else:
         opened = open_engine(f"sqlite3://{tmp_path}/meta.db", create=True)
