@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import os
+import signal
 import time
 from collections.abc import Generator
 from typing import Final
@@ -29,19 +30,33 @@ SILENT_S: Final = 5.0
 
 @contextlib.contextmanager
 def flushed(path: str) -> Generator[None, None, None]:
-    """For the time of the block nothing is staged on the mount; if the block fails, staging goes on.
+    """For the time of the block nothing is staged on the mount; if the block fails or is interrupted, staging goes on.
 
     UserError, also where `path` is no mount of a volume.
     """
     _require_mount(path)
-    asked = _ask(path, on=True)
+    with _interruptible():
+        asked = _ask(path, on=True)
+        try:
+            _wait(path)
+            yield
+        except BaseException:
+            if asked:
+                _ask(path, on=False)
+            raise
+
+
+@contextlib.contextmanager
+def _interruptible() -> Generator[None, None, None]:
+    """A service's time limit and the terminal's end are a Ctrl-C: who dies of them leaves a mount that stages no more."""
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, signal.default_int_handler)
     try:
-        _wait(path)
         yield
-    except BaseException:
-        if asked:
-            _ask(path, on=False)
-        raise
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _require_mount(path: str) -> None:

@@ -91,7 +91,9 @@ def test_nobody_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert told[5] == "0 B/s, nothing for 6s"
 
 
-def test_ctrl_c_leaves_the_mount_and_what_is_staged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_who_ends_the_waiting_leaves_the_mount_as_it_was(tmp_path: Path, number: signal.Signals) -> None:
+    """With Ctrl-C, by a service's time limit, by closing the terminal: blocks are staged as before."""
     volume = format_volume(JFS, tmp_path)
     flags = ("--writeback", "--cache-dir", f"{tmp_path}/cache", "--upload-delay", "1h")
     with volume.mounted(JFS, *flags, expect_log=[STAYS, "cannot be uploaded yet"]) as mount:
@@ -102,11 +104,12 @@ def test_ctrl_c_leaves_the_mount_and_what_is_staged(tmp_path: Path) -> None:
         command = [JFS.binary, "umount", "--flush", mount.path]
         flush = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         eventually(lambda: mount.figure("staging_block_errors") > 2, 30)
-        flush.send_signal(signal.SIGINT)
+        flush.send_signal(number)
         said = flush.communicate(timeout=30)[0]
         assert flush.returncode == 1
         assert "<FATAL>: interrupted" in said
         assert is_mounted(mount.path)
+        (mount.path / "g").write_bytes(os.urandom(100_000))
+        eventually(lambda: mount.figure("staging_blocks") == 2, 10)
         (volume.store / "vol").unlink()
         (volume.store / "away").rename(volume.store / "vol")
-        assert mount.figure("staging_blocks") == 1
