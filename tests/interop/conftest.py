@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from tests.mounts import JFS, PEER, Client, Mount, Volume
+from tests.tikv.fixtures import LATE
 
 
 @pytest.fixture(params=["jfs first", "juicefs first"])
@@ -19,7 +20,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[Client, Client]:
 def both_mounted(volume: Volume, *flags: str) -> Generator[tuple[Mount, Mount], None, None]:
     """The volume mounted by jfs and by the peer at once."""
     with ExitStack() as stack:
-        ours = stack.enter_context(volume.mounted(JFS, "--enable-xattr", *flags))
+        ours = stack.enter_context(volume.mounted(JFS, "--enable-xattr", *flags, expect_log=[LATE]))
         theirs = stack.enter_context(volume.mounted(PEER, "--enable-xattr", *flags))
         yield ours, theirs
 

@@ -12,6 +12,7 @@ from jfs.meta.run import run_inline
 from jfs.meta.sql.sqlite3 import Sqlite3Engine
 from jfs.meta.transaction import Engine
 from tests.tikv.cluster import Cluster
+from tests.tikv.fixtures import LATE
 
 _volumes = itertools.count(1)
 
@@ -33,8 +34,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Engine, 
         opened = MemoryEngine()
     elif request.param == "tikv":
         cluster: Cluster = request.getfixturevalue("tikv_cluster")
-        # A server that gets no processor for three seconds is said not to answer; what was asked must come all the same.
-        request.node.add_marker(pytest.mark.logs("the metadata store .* does not answer, trying again"))
+        request.node.add_marker(pytest.mark.logs(LATE))
         opened = open_engine(cluster.url(f"test{next(_volumes)}"))
     else:
         opened = open_engine(f"sqlite3://{tmp_path}/meta.db", create=True)

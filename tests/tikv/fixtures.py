@@ -7,6 +7,9 @@ import pytest
 
 from tests.tikv.cluster import Cluster
 
+LATE = "the metadata store .* does not answer, trying again"
+"""What jfs says of a cluster that gets no processor for three seconds; what was asked must come all the same."""
+
 _shared: list[Cluster] = []
 _volumes = itertools.count(1)
 
