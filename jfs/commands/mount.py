@@ -117,7 +117,7 @@ def default_log() -> str:
 @arguments.value(
     "--cache-scan-interval", kind=arguments.Duration(), default=3600.0, text="seconds between scans of the cache"
 )
-@arguments.switch("--cache-partial-only", text="cache only blocks that are not whole")
+@arguments.switch("--cache-partial-only", text="cache no blocks that are read whole")
 @arguments.switch("--cache-large-write", text="cache whole blocks when they are written")
 @arguments.value(
     "--verify-cache-checksum",

@@ -24,9 +24,8 @@ from jfs.meta.client import ClientOptions
 from jfs.meta.run import read
 from jfs.meta.settings import Settings
 from jfs.meta.transaction import Engine
-from jfs.meta.types import ROOT_INO, SliceRef
+from jfs.meta.types import ROOT_INO
 from jfs.object.limit import Limits
-from jfs.vfs.cleaner import Cleaner
 from jfs.vfs.vfs import Vfs, VfsOptions
 from jfs.volume import StoreChoices, Volume, open_bucket, open_sealer, open_volume, try_storage, with_engine
 
@@ -122,13 +121,6 @@ async def _serve(url: str, path: str, options: dict[str, Any], ready: Callable[[
         return await Mounted(volume, path, options, ready).run()
 
 
-class SparingCleaner(Cleaner):
-    """Of a mount with --max-deletes 0: deleted files are taken apart, their blocks are left to other mounts and to gc."""
-
-    async def _remove(self, ref: SliceRef, limiter: trio.CapacityLimiter) -> None:
-        limiter.release_on_behalf_of(ref)
-
-
 class Mounted:
     """One mount point, while it is served."""
 
@@ -152,8 +144,6 @@ class Mounted:
                 config=shown_config(volume, path, options),
             ),
         )
-        if not meta.options.max_deletes:
-            self._vfs.cleaner = SparingCleaner(meta, volume.blocks, self._vfs.durability)
         self._stopping = trio.Event()
         meta.on_fatal = lambda why: self._fail(why, EXIT_VOLUME_GONE)
 

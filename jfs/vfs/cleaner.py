@@ -75,14 +75,14 @@ class Cleaner:
                 break
             item = self._take()
             await trio.lowlevel.checkpoint()
-        if not dead:
+        if not dead or not self._meta.options.max_deletes:  # 0: blocks are left to other mounts, and to gc
             return
         try:
             await self._durability.sync()
         except (StoreError, OSError, FsError) as error:
             log.warning("%d slices stay until the next clean-up: %s", len(dead), error)
             return
-        limiter = trio.CapacityLimiter(max(1, self._meta.options.max_deletes))
+        limiter = trio.CapacityLimiter(self._meta.options.max_deletes)
         async with trio.open_nursery() as nursery:
             for ref in dict.fromkeys(dead):  # a job may have found again what was in the queue already
                 await limiter.acquire_on_behalf_of(ref)
