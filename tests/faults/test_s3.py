@@ -25,6 +25,8 @@ MIB = 1 << 20
 RESUMES_S = 2.0
 OUTAGES_AT_MOST = 3
 """A machine that has other work may be late for once; who waits for too long is late each time."""
+LIFE = 400.0
+"""Seconds, for so many."""
 TROUBLE = ["trying again", "cannot be uploaded yet"]
 UNREAD = ["cannot be read", "is bad", "does not match its checksum", "trying again", "read inode"]
 
@@ -76,6 +78,7 @@ OUTAGES = {
 }
 
 
+@pytest.mark.timeout(LIFE + 30)
 @pytest.mark.parametrize("kind", OUTAGES)
 def test_an_outage_under_load(new_volume: NewVolume, proxy: Proxy, tmp_path: Path, kind: str) -> None:
     """Two mounts at work, one with writeback: nobody sees an error, nothing is lost, work goes on soon afterwards."""
@@ -84,8 +87,8 @@ def test_an_outage_under_load(new_volume: NewVolume, proxy: Proxy, tmp_path: Pat
     logs = {volume.name: tmp_path / f"{volume.name}.log" for volume in (direct, lazy)}
     timeouts = ("--put-timeout", "2s", "--get-timeout", "2s") if fault is Fault.SILENT else ()
     with (
-        direct.mounted(JFS, *timeouts, expect_log=TROUBLE) as mount,
-        lazy.mounted(JFS, *timeouts, "--writeback", expect_log=TROUBLE) as back,
+        direct.mounted(JFS, *timeouts, expect_log=TROUBLE, life=LIFE) as mount,
+        lazy.mounted(JFS, *timeouts, "--writeback", expect_log=TROUBLE, life=LIFE) as back,
     ):
         for each in (mount, back):
             (each.path / "work").mkdir()
