@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.mounts import JFS, PEER, Mount, Volume, format_volume
-from tests.tikv.fixtures import LATE, fresh_address
+from tests.tikv.fixtures import fresh_address
 
 # JFS_TEST_CLIENT=juicefs runs this folder on the peer, which proves the tests themselves
 CLIENT = PEER if os.environ.get("JFS_TEST_CLIENT") == "juicefs" else JFS
@@ -34,7 +34,7 @@ def fs_volume(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def mount(fs_volume: Volume) -> Generator[Mount, None, None]:
-    with fs_volume.mounted(CLIENT, "--enable-xattr", life=LIFE, expect_log=[LATE]) as mount:
+    with fs_volume.mounted(CLIENT, "--enable-xattr", life=LIFE) as mount:
         yield mount
 
 

@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from tests.mounts import JFS, PEER, Client, Mount, Volume
-from tests.tikv.fixtures import LATE
 
 
 @pytest.fixture(params=["jfs first", "juicefs first"])
@@ -20,7 +19,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[Client, Client]:
 def both_mounted(volume: Volume, *flags: str) -> Generator[tuple[Mount, Mount], None, None]:
     """The volume mounted by jfs and by the peer at once."""
     with ExitStack() as stack:
-        ours = stack.enter_context(volume.mounted(JFS, "--enable-xattr", *flags, expect_log=[LATE]))
+        ours = stack.enter_context(volume.mounted(JFS, "--enable-xattr", *flags))
         theirs = stack.enter_context(volume.mounted(PEER, "--enable-xattr", *flags))
         yield ours, theirs
 

@@ -4,7 +4,6 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
 from tests.mounts import JFS, MOUNT_LIFE, PEER, Mount, Volume
-from tests.tikv.fixtures import LATE
 
 UNCACHED = ("--attr-cache", "0", "--entry-cache", "0", "--dir-entry-cache", "0")
 """What one mount does, the others see at once: their kernels keep nothing."""
@@ -29,7 +28,6 @@ def several_mounts(
                     *(FOR_THE_PEER if client is PEER else ()),
                     at=volume.folder / f"{client.name}-{number}",
                     life=life,
-                    expect_log=[LATE],
                 )
             )
             for client, count in ((JFS, ours), (PEER, theirs))
