@@ -291,7 +291,10 @@ class CacheDir:
         """A full disk is no broken one: make room, and write nothing more until the tending has looked again."""
         self._full = True
         log.debug("cache folder %s: the disk is full", self.folder)
-        self._evict(max(self._shortage(), wanted))
+        try:
+            self._evict(max(self._shortage(), wanted))
+        except OSError as error:
+            self._failed("evict", error)
 
     def _refuses(self) -> bool:
         """Whether a change was refused lately."""
@@ -428,6 +431,8 @@ class CacheDir:
             self._evict(shortage)
         elif self.used <= self.capacity * EVICT_TO and (not self._items or len(self.index) <= self._item_target()):
             self._rest.end()
+        else:
+            self._rest.wake()
 
     def _over_limit(self, more: int = 0, items: int = 0) -> bool:
         """Whether the folder holds too much, or would with `more` bytes in so many more `items`."""

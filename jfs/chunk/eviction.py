@@ -39,6 +39,10 @@ class Rest:
         self._until = now + self._next
         self._next = min(2 * self._next, LONGEST_REST_S)
 
+    def wake(self) -> None:
+        """The limits are kept, without slack: the next pause is no shorter for that."""
+        self._until = 0.0
+
     def end(self) -> None:
         """There is room again."""
         self._until = 0.0

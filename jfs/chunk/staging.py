@@ -1,7 +1,7 @@
 """Writeback's books: which blocks are staged, which of them is to be uploaded next, and whether one more may be staged.
 
 Strategy: the state lives on the trio loop, and so do file calls on small blocks where the disk is one that the loop waits for
-anyway; others go to threads, which are left to themselves when a disk hangs.  The oldest block is due first
+anyway; others go to threads (`disk_threads`).  The oldest block is due first
 (`upload_queue`), once `--upload-delay` and `--upload-hours` let it, and then once the writers of the moment do (`pacing`); a disk
 that runs full, and a mount that is being drained, override all three.  A block stays in the books until the store has it for
 good (`uploader` sees to that) or until it is removed.
@@ -10,18 +10,18 @@ What is not staged goes to the store at once: while the folder's disk is short o
 while `--max-stage-write` blocks are being staged already, and while the mount is drained.
 """
 
-import contextlib
 import errno
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 import trio
 
 from jfs.chunk.cache import DiskCache
+from jfs.chunk.disk_threads import Hangs
 from jfs.chunk.hours import parse_hours
 from jfs.chunk.options import ChunkOptions
 from jfs.chunk.pacing import Pace
@@ -44,12 +44,6 @@ LONGEST_REST_S: Final = 60.0
 
 MOST_AT_ONCE: Final = 32
 """Small blocks that one thread uploads in a row."""
-
-PATIENCE_S: Final = 10.0
-"""A disk that takes longer to take a block does not answer at all."""
-
-WRITERS: Final = 16
-"""Threads that stage large blocks; more than a disk's queue needs."""
 
 log = logging.getLogger(__name__)
 
@@ -86,42 +80,6 @@ class Staged:
         """How many blocks the mount had uploaded when this failed last."""
 
 
-class _Attempt:
-    """A write by a thread, which the loop leaves to itself if it takes too long.
-
-    The block's memory is used for others then, so what was written of it counts only if it was whole before.
-    """
-
-    __slots__ = ("_left", "_lock", "running", "staged")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._left = False
-        self.running = False
-        self.staged = False
-
-    def begin(self) -> bool:
-        """By the thread; False: it is too late to begin."""
-        with self._lock:
-            self.running = not self._left
-            return self.running
-
-    def wanted(self) -> bool:
-        return not self._left
-
-    def end(self, *, staged: bool) -> bool:
-        """By the thread; False: it was left, and must leave nothing."""
-        with self._lock:
-            self.running = False
-            self.staged = staged and not self._left
-            return not self._left
-
-    def leave(self) -> None:
-        """By the loop, which waits no longer.  From now on `staged` stays what it is."""
-        with self._lock:
-            self._left = True
-
-
 class _Rest:
     """A folder that failed is left alone for a while."""
 
@@ -153,9 +111,6 @@ class Staging:
         """Perhaps on the disk, and on their way into the books or out of them: a scan passes them by."""
         self._doomed: dict[str, StagingDir | None] = {}
         """Those of them that were deleted, until their files have gone; and where they lie, if that is known."""
-        self._writers = trio.CapacityLimiter(WRITERS)
-        self._adrift: dict[str, StagingDir] = {}
-        """Blocks that threads on a disk that hangs are still writing, for nobody."""
         self._due = trio.lowlevel.ParkingLot()
         self._settled = trio.lowlevel.ParkingLot()
         self._pace = Pace()
@@ -212,11 +167,6 @@ class Staging:
 
     # -- staging
 
-    @property
-    def hangs(self) -> bool:
-        """Whether there is a disk that did not answer, and still does not."""
-        return bool(self._adrift)
-
     async def put(self, key: str, data: Buffer, *, inline: bool) -> bool:
         """Stage the block, on the loop if it may be `inline`.  False: it was not, and has to go to the store at once."""
         attempted = key in self._blocks and await self.make_way(key)
@@ -226,59 +176,37 @@ class Staging:
         self._pace.staged(self._clock())
         self.counts.writing += 1
         self._moving.add(key)
+
+        def over(done: bool) -> None:
+            self._moving.discard(key)
+            if done:
+                self._has_staged(folder, key, len(data), attempted=attempted)
+
         try:
             if inline and folder.cache.disk == self._options.loop_disk:
-                folder.write(key, data)
+                done = False
+                try:
+                    folder.write(key, data)
+                    done = True
+                finally:
+                    over(done)
             else:
-                await self._write_in_thread(folder, key, data)
+                undo = partial(folder.remove, key)
+                await folder.disk.run(folder.write, key, data, writes=True, undo=undo, over=over)
         except OSError as error:
-            self.rest(folder, f"stage {key}", error)
+            if not isinstance(error, Hangs) or error.first:
+                self.rest(folder, f"stage {key}", error)
             return False
         finally:
             self.counts.writing -= 1
-            if key not in self._adrift:
-                self._moving.discard(key)
-        self._rests[folder.cache.folder].failures = 0
-        self.counts.write_bytes += len(data)
-        now = self._clock()
-        self._pace.staged(now)
-        self._add(Staged(folder, key, len(data), now, attempted=attempted))
         return True
 
-    async def _write_in_thread(self, folder: StagingDir, key: str, data: Buffer) -> None:
-        """Raises OSError; ETIMEDOUT where the disk does not answer."""
-        attempt = _Attempt()
-        token = trio.lowlevel.current_trio_token()
-
-        def write() -> None:
-            if not attempt.begin():
-                return
-            staged = False
-            try:
-                folder.write(key, data, attempt.wanted)
-                staged = True
-            finally:
-                if not attempt.end(staged=staged):
-                    try:
-                        folder.remove(key)
-                    finally:
-                        with contextlib.suppress(trio.RunFinishedError):
-                            token.run_sync_soon(self._came_back, key)
-
-        try:
-            with trio.move_on_after(PATIENCE_S):
-                await trio.to_thread.run_sync(write, limiter=self._writers, abandon_on_cancel=True)
-        finally:
-            attempt.leave()
-            if attempt.running:
-                self._adrift[key] = folder
-        if not attempt.staged:
-            raise OSError(errno.ETIMEDOUT, f"no answer within {PATIENCE_S:.0f} s")
-
-    def _came_back(self, key: str) -> None:
-        """The thread that was left to itself has ended."""
-        self._adrift.pop(key, None)
-        self._moving.discard(key)
+    def _has_staged(self, folder: StagingDir, key: str, size: int, *, attempted: bool) -> None:
+        self._rests[folder.cache.folder].failures = 0
+        self.counts.write_bytes += size
+        now = self._clock()
+        self._pace.staged(now)
+        self._add(Staged(folder, key, size, now, attempted=attempted))
 
     async def make_way(self, key: str) -> bool:
         """Forget the staged block that has the key of a new one, with its file; whether the store may have its object.
@@ -292,7 +220,7 @@ class Staging:
         if not block.dropped:
             self._drop(block)
             try:
-                await trio.to_thread.run_sync(block.folder.remove, key)
+                await block.folder.disk.run(block.folder.remove, key)
             except OSError as error:  # the key stays among those that a scan passes by
                 self.rest(block.folder, f"remove {key}", error)
             else:
@@ -309,16 +237,15 @@ class Staging:
         if home is None or self._rests[home.folder].until > self._clock():
             return None
         folder = self._dirs[home.folder]
-        if folder in self._adrift.values():
-            return None
-        return folder if self._has_room(folder) else None
+        return folder if not folder.disk.hangs and self._has_room(folder) else None
 
-    def _has_room(self, folder: StagingDir) -> bool:
+    def _has_room(self, folder: StagingDir) -> bool | None:
+        """Whether its disk has enough for staging; None: it does not say, and rests."""
         try:
             free = folder.free_share()
         except OSError as error:
             self.rest(folder, "look for free space", error)
-            return False
+            return None
         wanted = self._options.free_space_ratio
         short, pressed = free < wanted, free < wanted * PRESSED
         if short > self._short or pressed > self._pressed:
@@ -340,10 +267,10 @@ class Staging:
             awake = [
                 folder for path, folder in self._dirs.items() if folder.cache.usable and self._rests[path].until <= now
             ]
-            self._short = False
-            before = self._pressed
-            roomy = [self._has_room(folder) for folder in awake]
-            self._pressed = not all(roomy)
+            before, self._short = self._pressed, False
+            roomy = [room for folder in awake if (room := self._has_room(folder)) is not None]
+            if roomy:
+                self._pressed = not all(roomy)
             if before > self._pressed:
                 log.info("there is room for staged blocks again")
 

@@ -18,6 +18,7 @@ import msgspec
 
 from jfs.chunk import checksum
 from jfs.chunk.cache_dir import LEFTOVER_AGE_S, CacheDir
+from jfs.chunk.disk_threads import DiskThreads
 from jfs.chunk.folders import free_of, make_private, walk
 from jfs.chunk.layout import parse_name
 from jfs.errors import BadObject, StoreError
@@ -42,7 +43,7 @@ class FolderGone(OSError):
 
 
 class StagingDir:
-    """The staged blocks of one cache folder.  Safe to share between threads."""
+    """The staged blocks of one cache folder.  Safe to share between threads, but for `disk`."""
 
     def __init__(self, cache: CacheDir, *, mode: int, checksums: bool) -> None:
         self.cache = cache
@@ -50,6 +51,7 @@ class StagingDir:
         self._checksums = checksums
         self._root = f"{cache.folder}/rawstaging/"
         self._flusher = FileStore(self._root)
+        self.disk = DiskThreads()
 
     def path(self, key: str) -> str:
         return self._root + key

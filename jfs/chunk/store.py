@@ -18,6 +18,7 @@ from jfs.chunk import heap
 from jfs.chunk.cache import DiskCache
 from jfs.chunk.codec import open_codec
 from jfs.chunk.descriptors import Descriptors, bring_in
+from jfs.chunk.disk_threads import FlushHangs
 from jfs.chunk.errands import run_errand
 from jfs.chunk.file_range import FileRange
 from jfs.chunk.fingerprint import fingerprint_of, part_of, require, right_copy
@@ -27,7 +28,6 @@ from jfs.chunk.memory_cache import BlockCache, MemoryCache
 from jfs.chunk.options import ChunkOptions
 from jfs.chunk.promptness import SLOW_PUT_S, SLOW_READ_S, Promptness
 from jfs.chunk.staging import Staging
-from jfs.chunk.staging_dir import StagingDir
 from jfs.chunk.stats import CacheCounts, ChunkStats, ObjectCounts
 from jfs.chunk.together import fetch_together
 from jfs.chunk.uploader import Target, Uploader
@@ -90,7 +90,7 @@ class BlockStore:
         self._descriptors = Descriptors()
         self._flights = Flights()
         self._uploads = trio.CapacityLimiter(options.max_uploads)
-        self._detour = trio.CapacityLimiter(options.max_uploads)
+        self._removals = trio.CapacityLimiter(options.max_uploads)
         self._downloads = trio.CapacityLimiter(options.max_downloads)
         self._cache_reads = trio.CapacityLimiter(CACHE_READS)
         self._puts = Promptness(SLOW_PUT_S)
@@ -108,7 +108,7 @@ class BlockStore:
             self.staging = Staging(cache, options)
             local = store.local_path("") is not None
             target = Target(self._upload_once, self._exists, store.sync, self._unsynced_now, self.stats, local=local)
-            self._uploader = Uploader(self.staging, target, self._uploads, options)
+            self._uploader = Uploader(self.staging, target, options)
         elif options.writeback:
             raise UserError("--writeback keeps blocks in a cache folder on a disk: name one with --cache-dir")
 
@@ -293,15 +293,31 @@ class BlockStore:
             folders = [folder for folder in staging.dirs if folder.cache.usable]
         else:
             return None
-        return await trio.to_thread.run_sync(_load_staged, folders, key, size, wanted, limiter=self._downloads)
+        for folder in folders:
+            try:
+                data = await folder.disk.run(folder.load, key, size)
+                require(key, data, wanted)
+            except FileNotFoundError:  # uploaded meanwhile
+                continue
+            except (OSError, BadObject) as error:  # the store may have it all the same
+                log.warning("staged block %s cannot be read: %s", key, error)
+            else:
+                return data
+        return None
 
     async def _from_cache(self, cache: BlockCache, key: str, size: int, inside: int, length: int) -> bytes | None:
         """None: not cached, or on a disk that hangs; the thread that waits for it is left to itself."""
+        asked = False
+
+        def get() -> bytes | None:
+            nonlocal asked
+            asked = True
+            return cache.get(key, size, inside, length)
+
         with trio.move_on_after(CACHE_PATIENCE_S):
-            return await trio.to_thread.run_sync(
-                cache.get, key, size, inside, length, limiter=self._cache_reads, abandon_on_cancel=True
-            )
-        cache.unanswered(key)
+            return await trio.to_thread.run_sync(get, limiter=self._cache_reads, abandon_on_cancel=True)
+        if asked:  # else others kept the threads, and this disk may be sound
+            cache.unanswered(key)
         return None
 
     async def _load(self, key: str, size: int, wanted: bytes) -> Buffer:
@@ -464,7 +480,10 @@ class BlockStore:
             self._many_unsynced.set()
         if not staged and self._cache is not None:
             if self._cache.holds(key):  # another block's: a power cut took its slice, and the id was drawn again
-                self._cache.remove(key)
+                with trio.move_on_after(CACHE_PATIENCE_S):
+                    await trio.to_thread.run_sync(
+                        self._cache.remove, key, limiter=self._cache_reads, abandon_on_cancel=True
+                    )
             if size < self.options.block_size or self.options.cache_large_write:
                 self._cache.add(key, bytes(data))
         return fingerprint
@@ -484,11 +503,9 @@ class BlockStore:
         inline = len(data) <= INLINE_PUT and self._puts.on_loop and self._on_loop_disk()
         if inline and self._store.local_path(key) is not None and self._put_inline(key, data):
             return b""
-        # Uploads of what lies on a disk that hangs hold the others up no longer than until that is known.
-        limiter = self._detour if self.staging is not None and self.staging.hangs else self._uploads
         self.stats.uploading += 1
         try:
-            return await trio.to_thread.run_sync(self._upload, self._store, key, data, mark, limiter=limiter)
+            return await trio.to_thread.run_sync(self._upload, self._store, key, data, mark, limiter=self._uploads)
         finally:
             self.stats.uploading -= 1
 
@@ -582,6 +599,9 @@ class BlockStore:
                 keys = keys.difference(block.key for block in staged)
                 try:
                     await self._uploader.sync(staged)
+                except FlushHangs as error:
+                    self._unsynced |= error.keys  # another flush may reach them
+                    failure = error
                 except StoreError as error:
                     failure = error
         if keys:
@@ -606,7 +626,8 @@ class BlockStore:
         try:
             for start in range(0, len(keys), REMOVE_BATCH):
                 batch = keys[start : start + REMOVE_BATCH]
-                await trio.to_thread.run_sync(self._delete, batch, gone, never, limiter=self._uploads)
+                delete = partial(self._delete, batch, gone, never)
+                await trio.to_thread.run_sync(delete, limiter=self._removals, abandon_on_cancel=True)
         finally:
             if self.staging is not None:
                 self.staging.left(gone)
@@ -713,20 +734,6 @@ class BlockStore:
         if self._cache is not None:
             await trio.to_thread.run_sync(self._cache.close)
         await trio.to_thread.run_sync(self._store.close)
-
-
-def _load_staged(folders: list[StagingDir], key: str, size: int, wanted: bytes) -> bytes | None:
-    for folder in folders:
-        try:
-            data = folder.load(key, size)
-            require(key, data, wanted)
-        except FileNotFoundError:  # uploaded meanwhile
-            continue
-        except (OSError, BadObject) as error:  # the store may have it all the same
-            log.warning("staged block %s cannot be read: %s", key, error)
-        else:
-            return data
-    return None
 
 
 async def _mark(data: Buffer) -> bytes:

@@ -15,6 +15,7 @@ from typing import Final
 
 import trio
 
+from jfs.chunk.disk_threads import FlushHangs, Hangs
 from jfs.chunk.options import ChunkOptions
 from jfs.chunk.staging import Staged, Staging
 from jfs.chunk.staging_dir import FolderGone, Found, StagingDir
@@ -27,6 +28,9 @@ from jfs.units import show_size
 RESCAN_S: Final = 3600.0
 SCAN_AGAIN_S: Final = 5.0
 """So soon what could not be read is looked for again; doubled each time, up to the former."""
+
+FLUSH_PATIENCE_S: Final = 60.0
+"""A flush may have much to write; commits wait for it."""
 
 LOOK_S: Final = 10.0
 REPORT_S: Final = 60.0
@@ -74,13 +78,16 @@ class Target:
 class Uploader:
     """The background of one mount's staging."""
 
-    def __init__(self, staging: Staging, target: Target, limiter: trio.CapacityLimiter, options: ChunkOptions) -> None:
+    def __init__(self, staging: Staging, target: Target, options: ChunkOptions) -> None:
         self._staging = staging
         self._target = target
-        self._limiter = limiter
+        # Not those of what goes past the staging folders: it must not wait for a disk that hangs.
+        self._limiter = trio.CapacityLimiter(options.max_uploads)
         self._workers = min(options.max_uploads, LOCAL_WORKERS) if target.local else options.max_uploads
         self._at_once = LOCAL_AT_ONCE if target.local else 0
         self._stale_s = STALE_S + options.upload_delay + (DAY_S if options.upload_hours else 0.0)
+        self._lost: set[str] = set()
+        """Staged blocks of which a flush has failed: the kernel may have dropped their pages."""
         self._uploaded: list[Staged] = []
         self._behind: list[Staged] = []
         """Uploaded, and their staged files could not be removed."""
@@ -188,19 +195,37 @@ class Uploader:
     async def sync(self, blocks: list[Staged]) -> None:
         """Make these blocks durable where they are staged; what a failing disk may lose goes to the store.
 
-        Raises StoreError.
+        Raises StoreError; FlushHangs for those that lie on a disk that does not answer.
         """
-        folders: dict[StagingDir, list[Staged]] = {}
-        for block in blocks:
-            folders.setdefault(block.folder, []).append(block)
-        for folder, those in folders.items():
+        hanging: set[str] = set()
+        for folder, those in _by_folder(blocks).items():
+            lost: set[str] = set()
+            keys = {block.key for block in those}
             try:
-                await trio.to_thread.run_sync(folder.sync, [block.key for block in those])
+                await folder.disk.run(self._flush_staged, folder, keys, patience_s=FLUSH_PATIENCE_S)
+                lost = keys & self._lost
+            except Hangs as error:
+                if error.first:
+                    self._staging.rest(folder, "flush", error)
+                hanging |= keys
             except StoreError as error:
                 log.error("flushing %d staged blocks: %s; they go to the store now", len(those), error)
                 self._staging.rest(folder, "flush", error)
-                for block in those:
+                lost = keys
+            for block in those:
+                if block.key in lost:
                     await self.upload(block)
+            self._lost -= lost
+        if hanging:
+            raise FlushHangs(f"the disk of {len(hanging)} staged blocks does not answer", hanging)
+
+    def _flush_staged(self, folder: StagingDir, keys: set[str]) -> None:
+        """By a thread, for which nobody may wait any more when it fails: no later flush of these makes that good."""
+        try:
+            folder.sync(keys)
+        except StoreError:
+            self._lost |= keys
+            raise
 
     def _failed(self, block: Staged, error: Exception) -> None:
         unreadable = isinstance(error, OSError)
@@ -275,7 +300,12 @@ class Uploader:
 
     async def _unlink(self, blocks: list[Staged]) -> None:
         """Remove the staged files of uploaded blocks; those that stay are tried again."""
-        failures = await trio.to_thread.run_sync(_unlink, blocks)
+        failures: dict[Staged, OSError] = {}
+        for folder, those in _by_folder(blocks).items():
+            try:
+                failures |= await folder.disk.run(_unlink, those)
+            except Hangs as hangs:
+                failures |= dict.fromkeys(those, hangs)
         self._staging.left([block.key for block in blocks if block not in failures])
         self._behind += failures
         if failures and self._may_report("behind"):
@@ -367,6 +397,13 @@ def _scan(folder: StagingDir) -> tuple[list[Found], list[str]]:
     except OSError as error:
         failed(folder.cache.folder, error)
     return found, failures
+
+
+def _by_folder(blocks: list[Staged]) -> dict[StagingDir, list[Staged]]:
+    folders: dict[StagingDir, list[Staged]] = {}
+    for block in blocks:
+        folders.setdefault(block.folder, []).append(block)
+    return folders
 
 
 def _unlink(blocks: list[Staged]) -> dict[Staged, OSError]:

@@ -3,15 +3,17 @@
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
+from jfs.chunk.cache_dir import CacheDir
 from jfs.chunk.layout import block_key
-from jfs.chunk.staging import Staging, _Attempt, _Rest
+from jfs.chunk.staging import Staging, _Rest
 from jfs.chunk.staging_dir import FolderGone, StagingDir
 from jfs.chunk.store import BlockStore
 from jfs.errors import StoreError
@@ -35,13 +37,13 @@ def books(blocks: BlockStore) -> Staging:
 # -- a disk that hangs
 
 
-@pytest.mark.logs("no answer within 0 s; blocks go to the store")
+@pytest.mark.logs("no answer within 0.1 s; blocks go to the store")
 @pytest.mark.parametrize("hangs", ["before", "after"])
 async def test_a_disk_that_hangs_is_gone_past_and_leaves_nothing(
     mounted: Mounted, monkeypatch: pytest.MonkeyPatch, hangs: str
 ) -> None:
     """The block's memory is another's by the time that the disk goes on: no staged file may be made of that."""
-    monkeypatch.setattr("jfs.chunk.staging.PATIENCE_S", 0.1)
+    monkeypatch.setattr("jfs.chunk.disk_threads.PATIENCE_S", 0.1)
     gate = threading.Event()
     write, ended = StagingDir.write, threading.Event()
 
@@ -61,11 +63,12 @@ async def test_a_disk_that_hangs_is_gone_past_and_leaves_nothing(
         await blocks.put(1, 0, memoryview(memory))
         memory[:] = bytes(1000)
         assert mounted.store.get(block_key(1, 0, 1000)) == pattern(1000)
-        assert books(blocks).hangs
+        (folder,) = books(blocks).dirs
+        assert folder.disk.hangs
         await blocks.put(2, 0, pattern(1000))  # at once: the folder is known to hang
         assert staged(blocks) == 0
         gate.set()
-        await eventually_async(lambda: not books(blocks).hangs)
+        await eventually_async(lambda: not folder.disk.hangs)
     assert ended.is_set()
     assert mounted.staged == []
     books(blocks)._rests = {folder.cache.folder: _Rest() for folder in books(blocks).dirs}
@@ -77,24 +80,80 @@ async def test_a_disk_that_hangs_is_gone_past_and_leaves_nothing(
         await eventually_async(lambda: not mounted.staged)
 
 
-async def test_a_block_staged_at_the_last_moment_is_staged() -> None:
-    attempt = _Attempt()
-    assert attempt.begin()
-    assert attempt.wanted()
-    assert attempt.end(staged=True)
-    attempt.leave()
-    assert attempt.staged
-    assert not attempt.running
-    late = _Attempt()
-    late.leave()
-    assert not late.begin()
-    left = _Attempt()
-    assert left.begin()
-    left.leave()
-    assert left.running
-    assert not left.wanted()
-    assert not left.end(staged=True)
-    assert not left.staged
+@pytest.mark.logs("flush: no answer within 0.1 s", "flushing", "are staged and not uploaded")
+@pytest.mark.parametrize("ends", ["well", "badly"])
+async def test_a_flush_that_hangs_is_an_error_and_made_good_later(
+    mounted: Mounted, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """Whoever asks is told, commits go on, and blocks that the disk has dropped in the end go to the store."""
+    monkeypatch.setattr("jfs.chunk.uploader.FLUSH_PATIENCE_S", 0.1)
+    gate = threading.Event()
+    sync = StagingDir.sync
+
+    def hanging(folder: StagingDir, keys: Iterable[str]) -> None:
+        assert gate.wait(60)
+        if ends == "badly":
+            raise StoreError("the disk has lost it")
+        sync(folder, keys)
+
+    blocks = mounted.open(upload_delay=3600.0)
+    (folder,) = books(blocks).dirs
+    await blocks.put(1, 0, pattern(1000))
+    with monkeypatch.context() as patch:
+        patch.setattr(StagingDir, "sync", hanging)
+        with pytest.raises(StoreError, match="does not answer"):
+            await blocks.sync()
+        with pytest.raises(StoreError, match="does not answer"):
+            await blocks.sync()  # at once
+        await blocks.put(2, 0, pattern(1000))
+        assert mounted.store.keys == [block_key(2, 0, 1000)], "nothing more is asked of the disk"
+        gate.set()
+        await eventually_async(lambda: not folder.disk.hangs)
+    await blocks.sync()
+    assert (block_key(1, 0, 1000) in mounted.store.keys) == (ends == "badly")
+    assert blocks._unsynced == set()
+    await blocks.close()
+
+
+async def test_an_older_block_is_taken_away_in_a_thread(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the scan any block may lie in the cache, and its disk may hang."""
+    loop_thread = threading.get_ident()
+    remove = CacheDir.remove
+
+    def watched(folder: CacheDir, key: str) -> None:
+        assert threading.get_ident() != loop_thread
+        remove(folder, key)
+
+    monkeypatch.setattr(CacheDir, "remove", watched)
+    blocks = mounted.open(writeback=False)
+    blocks._cache.dirs[0]._scanned = False  # type: ignore[union-attr]
+    await blocks.put(1, 0, pattern(1000))
+    assert await blocks.read(1, 1000, 0, 1000) == pattern(1000)
+    await blocks.close()
+
+
+@pytest.mark.logs("look for free space")
+async def test_a_folder_that_does_not_tell_its_room_is_not_full(
+    mounted: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The delay of all blocks would be void."""
+    blocks = mounted.open(upload_delay=3600.0)
+    async with Running(blocks):
+        await blocks.put(1, 0, pattern(1000))
+        with monkeypatch.context() as patch:
+            patch.setattr(StagingDir, "free_share", fail_with(errno.EIO))
+            books(blocks).look_for_room()
+        await trio.testing.wait_all_tasks_blocked()
+        assert mounted.staged
+        books(blocks).drain(on=True)
+        await eventually_async(lambda: not mounted.staged)
+
+
+def fail_with(number: int) -> Callable[..., Any]:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
 
 
 # -- a slice id that is drawn again: an older block has the key
