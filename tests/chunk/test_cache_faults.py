@@ -206,8 +206,6 @@ def test_blocks_that_are_uploaded_meanwhile_go_until_the_rest_fits(
         scene.cache.released(key)
         scene.cache.tend()
     assert (scene.on_disk, scene.looks) == (4, 6)
-    scene.cache.remove(scene.keys[8])
-    scene.cache.tend()
     scene.cache.add(key_of(100), bytes_of(BLOCK))
     assert not scene.cache._to_write.empty(), "there is room again"
 
@@ -268,3 +266,29 @@ def test_what_is_released_in_a_folder_that_fails_is_no_error(tmp_path: Path, mon
     monkeypatch.setattr(os, "stat", fail)
     folder.released(key)
     assert folder.usable
+
+
+def test_an_error_while_a_full_disk_makes_room_is_one_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended the thread that writes."""
+    folder = quiet_dir(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fail() -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "_create", full)
+        patch.setattr(folder, "_shortage", fail)
+        folder.add(key_of(1), bytes_of(BLOCK))
+        folder.start()
+        folder.wait_written()
+    folder.tend()
+    folder.add(key_of(2), bytes_of(BLOCK))
+    folder.wait_written()
+    assert folder.holds(key_of(2))
+    assert os.path.exists(folder.path(key_of(2)))
+    folder.close()
