@@ -37,7 +37,7 @@ def roots(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tikv_cluster: Cluster
 ) -> Generator[Roots, None, None]:
     folder = tmp_path_factory.mktemp("replaced")
-    address = fresh_address(tikv_cluster) if "tikv" in request.param else None
+    address = fresh_address(tikv_cluster) if "tikv" in request.param else ""
     days = "1" if "trash" in request.param else "0"
     volume = format_volume(JFS, folder, "replaced", "--trash-days", days, address=address)
     with several_mounts(volume, 2, 0, *KEPT, life=LIFE) as mounts:
