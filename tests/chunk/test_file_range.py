@@ -7,6 +7,7 @@ import pytest
 
 from jfs.chunk.descriptors import Descriptors, bring_in
 from jfs.chunk.file_range import PAGE, LocalFile, can_tell, is_in_memory
+from tests.pages import drop_pages
 
 SIZE = 40 * PAGE + 7
 
@@ -18,11 +19,6 @@ def path(tmp_path: Path) -> Path:
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return path
-
-
-def drop_pages(path: Path) -> None:
-    with path.open("rb") as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def test_the_kernel_tells_what_it_holds(path: Path) -> None:

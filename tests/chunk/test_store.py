@@ -22,6 +22,7 @@ from jfs.object.memory import MemoryStore
 from jfs.object.retry import Retry
 from jfs.object.store import Buffer, ObjectStore
 from tests.deadline import eventually_async
+from tests.pages import drop_pages
 
 BLOCK = 64 << 10
 
@@ -306,9 +307,7 @@ async def test_a_small_block_is_brought_in_from_a_quick_disk_on_the_loop(
         blocks._reads.took(0)
     await blocks.put(1, 0, pattern(size))
     path = tmp_path / block_key(1, 0, size)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    drop_pages(path)
     monkeypatch.setattr("jfs.chunk.store.trio.to_thread.run_sync", counted)
     assert blocks.lend(1, size, 100, BLOCK - 100) is None
     await blocks.bring_in(1, size, 100, BLOCK - 100)
