@@ -75,7 +75,7 @@ def main() -> None:
         figures = measure(options.rounds, only, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    text = page(figures, options.rounds)
+    text = page(figures)
     print(text)
     if not options.no_write:
         TARGET.write_text(text)

@@ -73,17 +73,23 @@ def bounds(figures: Figures) -> str:
     return "\n".join(lines)
 
 
-def page(figures: Figures, rounds: int) -> str:
+def rounds(samples: Samples) -> str:
+    """How many there were of a section."""
+    most = max(len(found["jfs"]) for found in samples.values())
+    return "1 round" if most == 1 else f"{most} rounds"
+
+
+def page(figures: Figures) -> str:
     version = run([binary("juicefs"), "version"]).split()[-1].split("+")[0]
     parts = [
         f"""# Benchmarks
 
 Made by `make bench`: jfs and JuiceFS {version} on the same machine ({os.cpu_count()} cores, Linux {platform.release().split("-")[0]}), on fresh
-volumes with default options, {rounds} rounds in turn. TiKV and S3 are the test servers (`tests/tikv`, SeaweedFS) on the same machine.
+volumes with default options, in turn. TiKV and S3 are the test servers (`tests/tikv`, SeaweedFS) on the same machine.
 Figures are medians; a ratio above 1 means that jfs is faster. Machines differ: trust the ratios."""
     ]
     for section, samples in figures.rates.items():
-        parts.append(f"## {section}\n\n{table(samples)}")
+        parts.append(f"## {section}\n\n{rounds(samples).capitalize()}:\n\n{table(samples)}")
         parts.append(f"What it cost (a ratio below 1 means that jfs needs less):\n\n{table(figures.costs[section])}")
     if figures.limits:
         parts.append(f"## The machine's own limit\n\n{bounds(figures)}")
