@@ -408,10 +408,7 @@ class Vfs:
             raise FsError(errno.EBADF)
         try:
             if offset + size > file.length and self.open_cache.attr(file.ino) is None:
-                asked = self.files.ask(file.ino)
-                attr = await self.meta.getattr(file.ino, fresh=True)
-                self.open_cache.saw(file.ino, attr, asked, keep=True)
-                self._refresh(file, attr, asked)
+                await self._ask_again(file)
             self.compactor.requests += 1
             if self.open_cache.seconds:
                 return await self._read_believing(file, handle, offset, size)
@@ -431,13 +428,16 @@ class Vfs:
 
     async def _confirm(self, file: OpenFile) -> None:
         """With --open-cache: records of now need the length of now.  One that is gone is read on while its data is there."""
-        asked = self.files.ask(file.ino)
         try:
-            attr = await self.meta.getattr(file.ino, fresh=True)
+            await self._ask_again(file)
         except FsError as error:
             if error.errno != errno.ENOENT:
                 raise
-            return
+
+    async def _ask_again(self, file: OpenFile) -> None:
+        """What the database says of the file now is what is known of it."""
+        asked = self.files.ask(file.ino)
+        attr = await self.meta.getattr(file.ino, fresh=True)
         self.open_cache.saw(file.ino, attr, asked, keep=True)
         self._refresh(file, attr, asked)
 
