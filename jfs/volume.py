@@ -240,7 +240,9 @@ def default_folders(settings: Settings, *, writeback: bool) -> list[str]:
 
 def staging_path(folder: str, uuid: str) -> str:
     """Where the volume's blocks are staged in a cache folder; their keys are paths below it."""
-    return f"{folder}/{uuid}/rawstaging/"
+    from jfs.chunk.folders import STAGED
+
+    return f"{folder}/{uuid}/{STAGED}/"
 
 
 def is_staged_in(folder: str, uuid: str) -> bool:

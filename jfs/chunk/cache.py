@@ -136,7 +136,7 @@ class DiskCache:
             return None
         waiting = holder.waiting.get(key)
         if waiting is not None:
-            return waiting if length == size else waiting[offset : offset + length]
+            return waiting[offset : offset + length]
         if self._gone:
             self._drop_gone()
         path = holder.path(key)

@@ -77,7 +77,8 @@ class CacheDir:
         self._removed = removed
         self._raw = f"{folder}/raw/"
         self._share = share
-        self._device: int | None = None
+        self.disk: int | None = None
+        """The disk that the folder is on (st_dev), as it was taken into use."""
         self._scanned = False
         self._next_scan = 0.0
         self._next_expiry = 0.0
@@ -104,7 +105,7 @@ class CacheDir:
     def open(self) -> None:
         """Take the folder into use.  Raises OSError."""
         self.id = lock_id(self.folder, self.id)
-        self._device = device_of(self.folder)
+        self.disk = device_of(self.folder)
         disk = os.statvfs(self.folder)
         room = int(disk.f_blocks * disk.f_frsize * (1 - self._options.free_space_ratio))
         self.capacity = min(self._options.cache_size // self._share, room)
@@ -113,11 +114,6 @@ class CacheDir:
         self._next_scan = self._retry_at = 0.0
         self.openings += 1
         self.usable = True
-
-    @property
-    def disk(self) -> int | None:
-        """The disk that the folder is on (st_dev), as it was taken into use."""
-        return self._device
 
     def start(self) -> None:
         for thread in self._threads:
@@ -316,7 +312,7 @@ class CacheDir:
     def is_ours(self) -> bool:
         """Give the folder up if it is not there any more, or not the one that it was; whether it is.  Raises OSError."""
         try:
-            mine = os.stat(f"{self.folder}/{LOCK_NAME}").st_dev == self._device
+            mine = os.stat(f"{self.folder}/{LOCK_NAME}").st_dev == self.disk
         except FileNotFoundError:
             mine = False
         if not mine:
@@ -339,7 +335,7 @@ class CacheDir:
         """Take the folder back into use if it works; one that was deleted is made again where its disk is still there."""
         self._retry_at = time.monotonic() + self._pause
         try:
-            if self._device not in (None, device_of(self.folder)):
+            if self.disk not in (None, device_of(self.folder)):
                 return
             make_private(self.folder)
             self._probe()

@@ -11,6 +11,7 @@ from typing import Final
 import xxhash
 
 from jfs.chunk import checksum
+from jfs.chunk.folders import STAGED
 from jfs.chunk.options import ChunkOptions
 from jfs.errors import BadObject
 from jfs.object.store import Buffer
@@ -55,5 +56,5 @@ def _copies(options: ChunkOptions, key: str) -> Iterator[str]:
     """Where the block may lie, whatever a cache's index knows of it."""
     for folder in options.cache_dirs:
         if folder != "memory":
-            for kind in ("rawstaging", "raw"):
+            for kind in (STAGED, "raw"):
                 yield f"{os.path.abspath(folder)}/{options.uuid}/{kind}/{key}"

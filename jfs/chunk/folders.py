@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 LOCK_NAME: Final = ".lock"
+STAGED: Final = "rawstaging"
+"""The part of a cache folder that holds blocks which are not uploaded yet; their keys are paths below it."""
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 REFUSED: Final = (errno.EROFS, errno.EACCES, errno.EPERM)

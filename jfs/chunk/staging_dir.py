@@ -19,7 +19,7 @@ import msgspec
 from jfs.chunk import checksum
 from jfs.chunk.cache_dir import LEFTOVER_AGE_S, CacheDir
 from jfs.chunk.disk_threads import DiskThreads
-from jfs.chunk.folders import free_of, make_private, walk
+from jfs.chunk.folders import STAGED, free_of, make_private, walk
 from jfs.chunk.layout import parse_name
 from jfs.errors import BadObject, StoreError
 from jfs.object.file import FileStore, publish
@@ -49,7 +49,7 @@ class StagingDir:
         self.cache = cache
         self._mode = mode
         self._checksums = checksums
-        self._root = f"{cache.folder}/rawstaging/"
+        self._root = f"{cache.folder}/{STAGED}/"
         self._flusher = FileStore(self._root)
         self.disk = DiskThreads()
 

@@ -104,8 +104,8 @@ async def _serve(url: str, path: str, options: dict[str, Any], ready: Callable[[
         mountpoint=path,
     )
     names = (
-        "max_uploads max_downloads buffer_size prefetch cache_size cache_items cache_mode free_space_ratio cache_eviction cache_expire "
-        "cache_scan_interval cache_partial_only cache_large_write verify_cache_checksum "
+        "max_uploads max_downloads buffer_size prefetch cache_size cache_items cache_mode free_space_ratio cache_eviction "
+        "cache_expire cache_scan_interval cache_partial_only cache_large_write verify_cache_checksum "
         "read_only writeback writeback_threshold_size max_stage_write upload_delay upload_hours"
     )
     chunk = {name: options[name] for name in names.split()}
