@@ -609,7 +609,7 @@ def test_a_deleted_folder_is_made_again(tmp_path: Path) -> None:
 @pytest.mark.logs("is not used any more: its .lock file is gone")
 def test_a_folder_on_another_device_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = quiet_dir(tmp_path)
-    monkeypatch.setattr(folder, "_device", -1)
+    monkeypatch.setattr(folder, "disk", -1)
     folder.tend()
     folder.try_again()
     assert not folder.usable

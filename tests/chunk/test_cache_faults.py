@@ -16,7 +16,7 @@ from jfs.chunk.eviction import Rest
 from jfs.chunk.folders import lock_id
 from jfs.chunk.layout import block_key
 from jfs.errors import UserError
-from tests.chunk.test_cache import BLOCK, UUID, key_of, options, quiet_dir
+from tests.chunk.test_cache import BLOCK, UUID, fail_full, fail_io, key_of, options, quiet_dir
 from tests.chunk.test_cache import pattern as bytes_of
 from tests.chunk.test_staging import Mounted, Running, pattern
 from tests.deadline import eventually, eventually_async
@@ -259,11 +259,8 @@ def test_what_is_released_in_a_folder_that_fails_is_no_error(tmp_path: Path, mon
     folder.released(key)
     assert len(folder) == 1
 
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
     folder.adopt(key, 10)
-    monkeypatch.setattr(os, "stat", fail)
+    monkeypatch.setattr(os, "stat", fail_io)
     folder.released(key)
     assert folder.usable
 
@@ -274,15 +271,9 @@ def test_an_error_while_a_full_disk_makes_room_is_one_of_the_disk(
     """It ended the thread that writes."""
     folder = quiet_dir(tmp_path)
 
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def fail() -> int:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
     with monkeypatch.context() as patch:
-        patch.setattr(folder, "_create", full)
-        patch.setattr(folder, "_shortage", fail)
+        patch.setattr(folder, "_create", fail_full)
+        patch.setattr(folder, "_shortage", fail_io)
         folder.add(key_of(1), bytes_of(BLOCK))
         folder.start()
         folder.wait_written()

@@ -5,7 +5,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -19,7 +18,7 @@ from jfs.chunk.store import BlockStore
 from jfs.errors import StoreError
 from jfs.object.memory import MemoryStore
 from jfs.object.store import Buffer
-from tests.chunk.test_cache import break_scans
+from tests.chunk.test_cache import break_scans, fail_io
 from tests.chunk.test_staging import BLOCK, Mounted, Running, Store, pattern, staged
 from tests.deadline import eventually_async
 
@@ -141,19 +140,12 @@ async def test_a_folder_that_does_not_tell_its_room_is_not_full(
     async with Running(blocks):
         await blocks.put(1, 0, pattern(1000))
         with monkeypatch.context() as patch:
-            patch.setattr(StagingDir, "free_share", fail_with(errno.EIO))
+            patch.setattr(StagingDir, "free_share", fail_io)
             books(blocks).look_for_room()
         await trio.testing.wait_all_tasks_blocked()
         assert mounted.staged
         books(blocks).drain(on=True)
         await eventually_async(lambda: not mounted.staged)
-
-
-def fail_with(number: int) -> Callable[..., Any]:
-    def fail(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return fail
 
 
 # -- a slice id that is drawn again: an older block has the key
